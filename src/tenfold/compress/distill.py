@@ -1,0 +1,270 @@
+"""Distil: heal a changed network by teaching it to answer as the original does.
+
+The loss is alpha·CE + (1 − alpha)·T²·KL(teacher ‖ student) at temperature T (Hinton et al., 2015), optionally
+with a loss on hidden layers (Romero et al., 2015). The teacher's answers are computed once for a job and kept; teacher
+and student always see the same view of an example (Beyer et al., 2022).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.cost import Device, Inputs
+from tenfold.data import Split, Task
+from tenfold.training import (
+    AdamW,
+    Distillation,
+    HiddenDistillation,
+    OptimizerSettings,
+    TeacherOutputs,
+    faithful_views,
+    fastest_precision,
+    fingerprint,
+    fit,
+    mean_loss,
+    refresh_statistics,
+    stage_pairs,
+)
+from tenfold.training.norms import batch_norms
+
+DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
+FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
+SMALLEST_BATCH = 8  # … but not below this
+NOISY_BATCH = 32  # below it, statistics of a batch are too noisy to normalise by
+REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
+NORMED_RATE = 1e-3  # networks with batch norm, whose outputs do not depend on the scale of the weights
+UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
+HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
+VIEWS_SHARE = 0.15  # at most so much of the time goes into choosing views
+EVALUATION_SHARE = 1.5  # time kept back for judging, as a multiple of what it took before
+
+
+class Matching(Enum):
+    """How hidden layers are matched where none are named."""
+
+    NONE = "none"
+    AUTO = "auto"  # the last layer of the same name at each resolution
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Train the network to answer as the teacher does, on `task.train`, until a bound is reached.
+
+    `seconds` and `epochs` bound the run, with the job's deadline; without any, it takes 20 epochs. `temperature` and
+    `alpha` (the share of the data's own labels) are those of Hinton et al. `learning_rate` and `batch_size` (an upper
+    bound) are chosen from the network and the number of examples if not given. `hidden` names pairs
+    (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them. `examples` bounds
+    how many training examples are used.
+    """
+
+    seconds: float | None = None
+    epochs: float | None = None
+    temperature: float = 4.0
+    alpha: float = 0.1
+    learning_rate: float | None = None
+    batch_size: int = 128
+    hidden: tuple[tuple[str, str], ...] | Matching = Matching.NONE
+    hidden_weight: float = 1.0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"Distill: {name} must be a finite number above 0, not {value!r}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"Distill: temperature must be above 0, not {self.temperature!r}")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ValueError(f"Distill: alpha must be between 0 and 1, not {self.alpha!r}")
+        if not (self.hidden_weight >= 0 and math.isfinite(self.hidden_weight)):
+            raise ValueError(f"Distill: hidden_weight must be at least 0, not {self.hidden_weight!r}")
+        for name in ("batch_size", "examples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Distill: {name} must be a whole number of at least 1, not {value!r}")
+        if not isinstance(self.hidden, Matching):
+            pairs = tuple(tuple(pair) for pair in self.hidden)
+            if any(len(pair) != 2 or not all(isinstance(n, str) for n in pair) for pair in pairs):
+                raise ValueError("Distill: hidden must be pairs (student layer, teacher layer) of names")
+            object.__setattr__(self, "hidden", pairs)
+
+    def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
+        """Nothing to train, a network in integers already, or hidden layers that do not exist."""
+        problems = []
+        integer = next((name for name, tensor in model.state_dict().items() if _is_integer(tensor)), None)
+        if integer is not None:
+            problems.append(
+                Problem(
+                    integer.rpartition(".")[0],
+                    "is quantised to integers, which cannot be trained: put Distill before Quantize",
+                )
+            )
+        elif not any(p.requires_grad and p.is_floating_point() for p in model.parameters()):
+            problems.append(
+                Problem(
+                    "",
+                    "no parameter can be trained: none has requires_grad set, so Distill has nothing to do",
+                )
+            )
+        if not isinstance(self.hidden, Matching):
+            for network, who, position in ((model, "student", 0), (task.model, "teacher", 1)):
+                known = {name for name, _ in network.named_modules()}
+                for pair in self.hidden:
+                    if pair[position] not in known:
+                        problems.append(
+                            Problem(
+                                pair[position],
+                                f"the {who} has no layer of this name to match in Distill.hidden",
+                            )
+                        )
+        return problems
+
+    def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
+        """Heal a copy of `model`; keep the trained weights only if they answer held-out examples better."""
+        started = time.monotonic()
+        deadline = min(run.deadline, math.inf if self.seconds is None else started + self.seconds)
+        data = task.train if self.examples is None else task.train.take(self.examples)
+        train, held = held_out(data)
+        batch_size = batch_for(len(train), self.batch_size)
+        student = copy.deepcopy(model).eval()
+        original = task.model if run.teacher is None else run.teacher
+        teacher, judge = _kept(original, train, run), _kept(original, held, run)
+        precision = fastest_precision(student, train.select(range(batch_size))[0])
+        judged_by = Distillation(judge, temperature=self.temperature, alpha=self.alpha)
+
+        def judged() -> float:
+            return mean_loss(student, held, judged_by, precision=precision)
+
+        judged()  # the teacher answers here, once; the next call shows what judging costs
+        clock = time.monotonic()
+        best = {"unchanged": judged()}
+        reserve = EVALUATION_SHARE * (time.monotonic() - clock)
+        weights = {"unchanged": _weights(student)}
+        refresh_statistics(student, train, precision=precision, deadline=deadline - reserve)
+        if batch_norms(student):
+            best["refreshed"], weights["refreshed"] = judged(), _weights(student)
+            student.load_state_dict(weights[min(best, key=best.__getitem__)])
+
+        now = time.monotonic()
+        views = faithful_views(teacher, train, deadline=now + VIEWS_SHARE * max(0.0, deadline - now))
+        held_norms = batch_size < NOISY_BATCH
+        optimizer = self._optimizer(student, batch_size)
+        pairs = self._pairs(student, teacher, train)
+        objective: Distillation = Distillation(
+            teacher, temperature=self.temperature, alpha=self.alpha, views=views
+        )
+        if pairs:
+            objective = HiddenDistillation(
+                teacher,
+                student,
+                train.select([0, 1 % len(train)])[0],
+                pairs,
+                weight=self.hidden_weight,
+                temperature=self.temperature,
+                alpha=self.alpha,
+                views=views,
+            )
+        left = deadline - time.monotonic() - reserve
+        bounded = math.isfinite(left)
+        try:
+            result = fit(
+                student,
+                train,
+                objective,
+                seconds=max(0.0, left) if bounded else None,
+                epochs=self.epochs if self.epochs is not None or bounded else DEFAULT_EPOCHS,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                seed=run.seed,
+                precision=precision,
+                hold_norms=held_norms,
+                progress=run.progress,
+            )
+        finally:
+            teacher.save()
+            judge.save()
+        if result.steps:
+            best["trained"], weights["trained"] = judged(), _weights(student)
+        kept = min(best, key=best.__getitem__)
+        student.load_state_dict(weights[kept])
+        return Applied(
+            student.eval(),
+            {
+                "kept": kept,
+                "held_out_losses": best,
+                "steps": result.steps,
+                "epochs": round(result.epochs, 3),
+                "seconds": round(time.monotonic() - started, 3),
+                "loss": result.losses[-1] if result.losses else None,
+                "losses": list(result.losses),
+                "examples": len(train),
+                "batch_size": batch_size,
+                "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)},
+                "norms_held": held_norms,
+                "precision": str(precision),
+                "views": [view.value for view in views],
+                "hidden": [list(pair) for pair in pairs],
+            },
+        )
+
+    def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
+        """Training changes no structure: a copy as it is."""
+        return copy.deepcopy(model).eval()
+
+    def _optimizer(self, student: nn.Module, batch_size: int) -> OptimizerSettings:
+        """AdamW with the rate asked for, or one that suits the network and the batch."""
+        rate = self.learning_rate
+        if rate is None:
+            rate = NORMED_RATE if batch_norms(student) else UNNORMED_RATE
+            rate *= math.sqrt(min(1.0, batch_size / REFERENCE_BATCH))
+        return AdamW(learning_rate=rate)
+
+    def _pairs(
+        self, student: nn.Module, teacher: TeacherOutputs, train: Split
+    ) -> tuple[tuple[str, str], ...]:
+        if self.hidden is Matching.AUTO:
+            return stage_pairs(student, teacher.teacher, train.select([0, 1 % len(train)])[0])
+        return () if isinstance(self.hidden, Matching) else self.hidden
+
+
+def held_out(data: Split) -> tuple[Split, Split]:
+    """Examples to train on, and others to judge by; the same ones throughout a job, whatever its seeds.
+
+    With fewer than ten examples all do both.
+    """
+    number = min(HELD_OUT, len(data) // 5)
+    if len(data) < 10:
+        return data, data
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    return data.subset(order[number:].sort().values), data.subset(order[:number].sort().values)
+
+
+def batch_for(examples: int, largest: int) -> int:
+    """A batch small enough that an epoch over few examples still takes several steps."""
+    return min(largest, examples, max(SMALLEST_BATCH, examples // FEW_STEPS))
+
+
+def _kept(teacher: nn.Module, split: Split, run: Run) -> TeacherOutputs:
+    """The teacher's outputs on a split, shared by everything in this job that asks the same."""
+    key = f"teacher outputs {fingerprint(teacher, split)}"
+    if key not in run.cache:
+        run.cache[key] = TeacherOutputs(teacher, split, folder=run.folder)
+    outputs: TeacherOutputs = run.cache[key]
+    return outputs
+
+
+def _weights(model: nn.Module) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_quantized or value.dtype in (torch.int8, torch.uint8))

@@ -1,0 +1,1 @@
+"""Structured pruning on a dependency graph."""

@@ -1,0 +1,81 @@
+"""Bias correction: what rounding shifts in the mean of a layer's output, given back to its bias.
+
+Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction" (arXiv:1906.04721,
+section 4.2), in the empirical form of its appendix D: layer by layer, with the layers before already quantised and
+corrected, b ← b + E[y] − E[ŷ] for each output channel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tenfold.compress.quantize.affine import round_bias
+from tenfold.compress.quantize.capture import attribute
+from tenfold.compress.quantize.insert import ROOT
+from tenfold.compress.quantize.layers import Layer
+from tenfold.compress.quantize.observe import Watch, run_captured
+from tenfold.cost import Inputs
+
+
+def output_means(module: fx.GraphModule, layers: dict[fx.Node, Layer], inputs: Inputs) -> dict[fx.Node, Tensor]:
+    """The mean of each layer's float output, for each channel: (C,), over the examples `inputs`."""
+    means: dict[fx.Node, Tensor] = {}
+
+    def see(node: fx.Node, value: Tensor) -> None:
+        means[node] = channel_means(value, layers[node].channel_dim)
+
+    Watch(module, layers, see).watch(inputs)
+    return means
+
+
+def channel_means(value: Tensor, dim: int) -> Tensor:
+    """The mean over every dimension but `dim`."""
+    return value.movedim(dim, -1).flatten(0, -2).double().mean(dim=0)
+
+
+def correct_biases(
+    module: fx.GraphModule, computed: dict[str, str], means: dict[str, Tensor], dims: dict[str, int], inputs: Inputs
+) -> None:
+    """Edit the biases of a quantised module so that each layer has the given output means on `inputs`.
+
+    `computed` names the node of each layer; `means` and `dims` are the float means and channel dimensions by layer.
+    """
+    layers = {node: name for name, node in computed.items()}
+    run_captured(_Correct(module, layers, means, dims), inputs)
+
+
+class _Correct(fx.Interpreter):
+    """One walk through the quantised graph in which every layer is corrected before its output is read."""
+
+    def __init__(
+        self, module: fx.GraphModule, layers: dict[str, str], means: dict[str, Tensor], dims: dict[str, int]
+    ) -> None:
+        super().__init__(module)
+        self.layers, self.means, self.dims = layers, means, dims
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        name = self.layers.get(n.name)
+        if name is None or not hasattr(self.module.get_submodule(f"{ROOT}.{name}"), "bias"):
+            return value
+        shift = (self.means[name] - channel_means(value, self.dims[name])).float()
+        shift = self._shift_bias(f"{ROOT}.{name}", shift)
+        dims = [1] * value.dim()
+        dims[self.dims[name]] = -1
+        return value + shift.reshape(dims)
+
+    def _shift_bias(self, path: str, shift: Tensor) -> Tensor:
+        """Add `shift` (C,) to the stored bias; returns by how much its value changed after rounding."""
+        owner = self.module.get_submodule(path)
+        bias = attribute(owner, "bias")
+        if bias.is_floating_point():
+            bias.add_(shift)
+            return shift
+        scale = attribute(owner, "bias_scale")
+        old = bias * scale
+        with torch.no_grad():
+            bias.copy_(round_bias(old.double() + shift.double(), scale))
+        return bias * scale - old

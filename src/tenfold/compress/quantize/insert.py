@@ -1,0 +1,186 @@
+"""Rewriting a captured float graph so that it holds integers and computes as an integer runtime does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tenfold.compress.quantize import affine
+from tenfold.compress.quantize.affine import Affine
+from tenfold.compress.quantize.capture import attribute, operator, rebuilt, set_buffer, shape_of
+from tenfold.compress.quantize.layers import Layer
+from tenfold.compress.quantize.ops import LEVELS
+from tenfold.compress.quantize.plan import Plan, clamp_bounds, kind
+
+ROOT = "int8"  # every integer and scale is a buffer below this name
+OPS = torch.ops.tenfold
+
+
+def insert_static(
+    module: fx.GraphModule,
+    plan: Plan,
+    names: dict[fx.Node, str],
+    affines: dict[str, Affine],
+    bits: int,
+    add_bias: bool,
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    """Quantise and dequantise every tensor of the plan, and every weight and bias.
+
+    `affines` holds the quantiser of each tensor of the plan by name. With `add_bias` a layer without a bias gets
+    one of zeros, for a correction. Returns the module, and for each layer's name the node that now computes it.
+    """
+    graph = module.graph
+    for layer in plan.layers:
+        scale = affines[names[plan.tensors[layer.input]]].scale
+        _quantize_weights(module, layer, names[layer.node], bits, add_bias, scale)
+    for node, keeper in plan.tensors.items():
+        path = f"{ROOT}.{names[keeper]}"
+        if keeper is node:
+            quantiser = affines[names[node]]
+            set_buffer(module, f"{path}.scale", torch.tensor(quantiser.scale))
+            set_buffer(module, f"{path}.zero_point", torch.tensor(quantiser.zero_point, dtype=torch.uint8))
+        with graph.inserting_before(_place_after(node)):
+            scale_node, zero_node = _constants(module, path, "scale", "zero_point")
+            q = _call(graph, OPS.quantize.default, node, scale_node, zero_node)
+            dq = _call(graph, OPS.dequantize.default, q, scale_node, zero_node)
+        computed_in_float = kind(node) == "other" and all(layer.node is not node for layer in plan.layers)
+        for user in list(node.users):
+            if user is not q and (not computed_in_float or plan.reads_integers(user, node)):
+                user.replace_input_with(node, dq)
+    for node, keeper in plan.tensors.items():
+        if keeper is node and _is_idle(node, affines[names[node]]):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph.erase_node(node)
+    return _finished(module, plan, names)
+
+
+def insert_dynamic(
+    module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], bits: int, add_bias: bool
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    """Replace each layer by the operator that quantises its input when it runs. Returns as `insert_static`."""
+    graph = module.graph
+    computed: dict[str, str] = {}
+    for layer in plan.layers:
+        node, path = layer.node, f"{ROOT}.{names[layer.node]}"
+        weight, bias = _values(module, layer, add_bias)
+        scale = affine.weight_scales(weight, layer.axis, bits)
+        integers = affine.round_weight(weight, scale, layer.axis, bits)
+        set_buffer(module, f"{path}.weight", integers if layer.axis == 0 else integers.t().contiguous())
+        set_buffer(module, f"{path}.weight_scale", scale)
+        with graph.inserting_before(node):
+            constants = _constants(module, path, "weight", "weight_scale")
+            bias_node: fx.Node | None = None
+            if bias is not None:
+                set_buffer(module, f"{path}.bias", bias)
+                (bias_node,) = _constants(module, path, "bias")
+            if layer.is_convolution:
+                target, rest = OPS.dynamic_conv.default, convolution_arguments(layer)
+            else:
+                target, rest = OPS.dynamic_linear.default, ()
+            call = _call(graph, target, layer.input, *constants, bias_node, *rest)
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call)
+        graph.erase_node(node)
+        computed[names[node]] = call.name
+    return rebuilt(module), computed
+
+
+def convolution_arguments(layer: Layer) -> tuple[list[int], list[int], list[int], int]:
+    """Stride, padding, dilation and groups of a convolution call, a number for each dimension of space."""
+    dims = len(shape_of(layer.weight)) - 2
+    defaults: tuple[Any, ...] = (1, 0, 1, 1)
+    given = [
+        layer.node.args[3 + i] if len(layer.node.args) > 3 + i else layer.node.kwargs.get(name, default)
+        for i, (name, default) in enumerate(
+            zip(("stride", "padding", "dilation", "groups"), defaults, strict=True)
+        )
+    ]
+
+    def each(value: Any) -> list[int]:
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        return values * dims if len(values) == 1 else values
+
+    return each(given[0]), each(given[1]), each(given[2]), int(given[3])  # type: ignore[call-overload]
+
+
+def _quantize_weights(
+    module: fx.GraphModule, layer: Layer, name: str, bits: int, add_bias: bool, input_scale: float
+) -> None:
+    """Put int8 weights and an int32 bias, each behind its dequantisation, in the place of the float ones.
+
+    The bias of a product of more than two dimensions stays float: runtimes add it after the product, in float.
+    """
+    graph, node, path = module.graph, layer.node, f"{ROOT}.{name}"
+    weight, bias = _values(module, layer, add_bias)
+    integer_bias = bias is not None and (layer.is_convolution or len(shape_of(node)) == 2)
+    scale = affine.weight_scales(weight, layer.axis, bits, bias if integer_bias else None, input_scale)
+    set_buffer(module, f"{path}.weight", affine.round_weight(weight, scale, layer.axis, bits))
+    set_buffer(module, f"{path}.weight_scale", scale)
+    with graph.inserting_before(node):
+        constants = _constants(module, path, "weight", "weight_scale")
+        node.replace_input_with(
+            layer.weight, _call(graph, OPS.dequantize_channels.default, *constants, layer.axis)
+        )
+        if bias is None:
+            return
+        if integer_bias:
+            bias_scale = scale * input_scale
+            set_buffer(module, f"{path}.bias", affine.round_bias(bias, bias_scale))
+            set_buffer(module, f"{path}.bias_scale", bias_scale)
+            constants = _constants(module, path, "bias", "bias_scale")
+            bias_node = _call(graph, OPS.dequantize_channels.default, *constants, 0)
+        else:
+            set_buffer(module, f"{path}.bias", bias)
+            (bias_node,) = _constants(module, path, "bias")
+    if layer.bias is not None:
+        node.replace_input_with(layer.bias, bias_node)
+    elif len(node.args) > 2:
+        node.update_arg(2, bias_node)
+    else:
+        node.args = (*node.args, bias_node)
+
+
+def _values(module: fx.GraphModule, layer: Layer, add_bias: bool) -> tuple[Tensor, Tensor | None]:
+    """The layer's float weight and bias; a bias of zeros if it has none, may have one, and `add_bias`."""
+    weight = attribute(module, str(layer.weight.target)).detach()
+    if layer.bias is not None:
+        return weight, attribute(module, str(layer.bias.target)).detach().clone()
+    can_have_one = operator(layer.node) not in ("matmul", "mm")
+    return weight, weight.new_zeros(weight.shape[layer.axis]) if add_bias and can_have_one else None
+
+
+def _is_idle(node: fx.Node, quantiser: Affine) -> bool:
+    """Is this a ReLU or clamp that changes nothing, since uint8 clips at the same values?"""
+    if kind(node) != "clamp" or quantiser.zero_point != 0:
+        return False
+    low, high = clamp_bounds(node)
+    return low == 0.0 and (high is None or round(high / quantiser.scale) >= LEVELS)
+
+
+def _place_after(node: fx.Node) -> fx.Node:
+    """The node before which a call may stand that reads `node`; inputs of the graph stay together."""
+    after = node.next
+    while after.op == "placeholder" or (node.op == "placeholder" and after.op == "get_attr"):
+        after = after.next
+    return after
+
+
+def _constants(module: fx.GraphModule, path: str, *leaves: str) -> list[fx.Node]:
+    nodes = []
+    for leaf in leaves:
+        constant = module.graph.get_attr(f"{path}.{leaf}")
+        constant.meta["val"] = attribute(module, f"{path}.{leaf}")
+        nodes.append(constant)
+    return nodes
+
+
+def _call(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
+    return graph.call_function(target, args)
+
+
+def _finished(
+    module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str]
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    return rebuilt(module), {names[layer.node]: layer.node.name for layer in plan.layers}

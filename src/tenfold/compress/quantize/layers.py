@@ -1,0 +1,76 @@
+"""Which calls are layers with weights, and where in the call their input, weight and bias stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from tenfold.compress.quantize.capture import is_float, operator, shape_of
+
+CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or a product with a constant matrix.
+
+    `axis` is the dimension of the weight that holds output channels; `channel_dim` that of the output. `bias` is
+    None where there is none; `input`, `weight` and `bias` are nodes of the graph that holds `node`.
+    """
+
+    node: fx.Node
+    input: fx.Node
+    weight: fx.Node
+    bias: fx.Node | None
+    axis: int
+    channel_dim: int
+
+    @property
+    def is_convolution(self) -> bool:
+        return operator(self.node) in CONVOLUTIONS
+
+
+# Operator -> positions of (input, weight, bias or None), and the weight's output axis.
+POSITIONS: dict[str, tuple[int, int, int | None, int]] = {
+    "conv1d": (0, 1, 2, 0),
+    "conv2d": (0, 1, 2, 0),
+    "conv3d": (0, 1, 2, 0),
+    "linear": (0, 1, 2, 0),
+    "addmm": (1, 2, 0, 1),
+    "matmul": (0, 1, None, 1),
+    "mm": (0, 1, None, 1),
+}
+
+
+def layer_of(node: fx.Node) -> Layer | None:
+    """The `Layer` that this call is, or None: another operator, or a weight that is not a constant float tensor."""
+    positions = POSITIONS.get(operator(node))
+    if positions is None:
+        return None
+    input_at, weight_at, bias_at, axis = positions
+    source, weight = node.args[input_at], node.args[weight_at]
+    bias = node.args[bias_at] if bias_at is not None and len(node.args) > bias_at else None
+    if not (is_float(source) and _is_constant(weight) and (bias is None or _is_constant(bias))):
+        return None
+    if operator(node) == "addmm" and node.kwargs:
+        return None
+    assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
+    dims = len(shape_of(weight))
+    if (operator(node) in CONVOLUTIONS) != (dims > 2) or dims < 2:
+        return None
+    if bias is not None and len(shape_of(bias)) != 1:  # type: ignore[arg-type]
+        return None
+    if operator(node) in CONVOLUTIONS and len(shape_of(source)) != dims:
+        return None  # a convolution of one example without its batch dimension
+    channel_dim = 1 if operator(node) in CONVOLUTIONS else -1
+    return Layer(node, source, weight, bias, axis, channel_dim)  # type: ignore[arg-type]
+
+
+def find_layers(graph: fx.Graph) -> list[Layer]:
+    """Every layer of the graph, in the order in which they run."""
+    return [layer for layer in map(layer_of, graph.nodes) if layer is not None]
+
+
+def _is_constant(value: object) -> bool:
+    return isinstance(value, fx.Node) and value.op == "get_attr" and is_float(value)

@@ -1,0 +1,195 @@
+"""`Quantize`: a network whose layers compute on 8-bit integers."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from tenfold.compress.quantize.affine import Affine, affine_of_range
+from tenfold.compress.quantize.batch_norm import capture_folded
+from tenfold.compress.quantize.bias import correct_biases, output_means
+from tenfold.compress.quantize.capture import shape_of
+from tenfold.compress.quantize.cpu import exact_weight_bits
+from tenfold.compress.quantize.insert import ROOT, insert_dynamic, insert_static
+from tenfold.compress.quantize.naming import stable_names
+from tenfold.compress.quantize.observe import Observer, observe
+from tenfold.compress.quantize.plan import Plan, make_plan
+from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.cost import Device, Inputs, as_args
+from tenfold.data import Split, Task
+from tenfold.errors import NetworkError, RecipeError
+
+BATCH = 32
+CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class Mode(enum.Enum):
+    """STATIC: activation ranges are calibrated beforehand. DYNAMIC: they are measured at every call."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """INT8 convolutions and linear layers: int8 weights, a scale for each channel; uint8 activations.
+
+    `weight_bits` is 8, 7, or None for what this CPU computes without saturation. `observer` chooses the activation
+    ranges of the static mode from `examples` training examples. `bias_correction` keeps the mean of every channel.
+    """
+
+    mode: Mode = Mode.STATIC
+    weight_bits: int | None = None
+    bias_correction: bool = True
+    observer: Observer = Observer.MINMAX
+    examples: int = 128
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
+            raise RecipeError("quantize: mode must be a Mode and observer an Observer")
+        if self.weight_bits not in (None, 7, 8):
+            raise RecipeError(f"quantize: weight_bits must be 8, 7 or None, not {self.weight_bits!r}")
+        if not isinstance(self.examples, int) or self.examples < 1:
+            raise RecipeError(f"quantize: examples must be a whole number of at least 1, not {self.examples!r}")
+
+    def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
+        """Weights that are not finite, a network without layers to quantise, or one quantised already."""
+        if is_quantized(model):
+            return [Problem("", "the network is already quantised; quantise the float network instead")]
+        problems = [
+            Problem(name, "its values hold NaN or infinity; train or load the network again")
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        ]
+        if target.runtime != "onnxruntime":
+            text = f"INT8 runs in onnxruntime; {target.runtime} would compute its floats, slower than before"
+            problems.append(Problem("", text))
+        if not any(isinstance(module, LAYERS) for module in model.modules()):
+            problems.append(Problem("", "it has no convolution and no linear layer to quantise"))
+        return problems
+
+    def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
+        """The network over integers and scales, in PyTorch, and the quantiser of each tensor by name.
+
+        Reads up to `examples` training examples. Raises `NetworkError` for weights or activations that are not
+        finite and for a network without layers, `ExportError` for one that cannot be traced.
+        """
+        check_finite(model)
+        run.progress(0.0, "quantize: tracing")
+        module, plan, names = _planned(model, task.example(2))
+        examples = task.train.take(self.examples, seed=run.seed)
+        bits = self.weight_bits or exact_weight_bits()
+        affines: dict[str, Affine] = {}
+        if self.mode is Mode.STATIC:
+            run.progress(0.2, "quantize: calibrating")
+            affines = self._calibrated(module, plan, names, examples)
+        few = _correction_inputs(module.graph, examples)
+        layers = {layer.node: layer for layer in plan.layers}
+        means, dims = {}, {names[node]: layer.channel_dim for node, layer in layers.items()}
+        if self.bias_correction:
+            means = {names[n]: m for n, m in output_means(module, layers, few).items()}
+        module, computed = _inserted(module, plan, names, self.mode, affines, bits, self.bias_correction)
+        if self.bias_correction:
+            run.progress(0.6, "quantize: correcting biases")
+            correct_biases(module, computed, means, dims, few)
+        resolved: Json = {
+            "mode": self.mode.value,
+            "weight_bits": bits,
+            "bias_correction": self.bias_correction,
+            "layers": list(computed),
+            "tensors": {n: {"scale": a.scale, "zero_point": a.zero_point} for n, a in affines.items()},
+        }
+        run.progress(1.0, "quantize: done")
+        return Applied(module, resolved)
+
+    def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
+        """The module that `apply` made, with the integers of `model`'s own weights until a state is loaded."""
+        try:
+            mode, bits = Mode(resolved["mode"]), int(resolved["weight_bits"])
+            affines = {
+                str(name): Affine(float(a["scale"]), int(a["zero_point"]))
+                for name, a in resolved["tensors"].items()
+            }
+            add_bias, layers = bool(resolved["bias_correction"]), list(resolved["layers"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecipeError(f"quantize: the resolved step is malformed ({error!r})") from error
+        if bits not in (7, 8):
+            raise RecipeError(f"quantize: weight_bits must be 8 or 7, not {bits}")
+        module, plan, names = _planned(model, inputs)
+        keepers = {names[node] for node, keeper in plan.tensors.items() if node is keeper}
+        expected = [*(names[layer.node] for layer in plan.layers), *(sorted(keepers) if affines else ())]
+        given = [*layers, *sorted(affines)]
+        if expected != given or (mode is Mode.STATIC and not affines):
+            odd = sorted(set(expected) ^ set(given)) or ["the order of layers"]
+            raise RecipeError(f"quantize: made for another network; they differ at {odd[0]}")
+        return _inserted(module, plan, names, mode, affines, bits, add_bias)[0]
+
+    def _calibrated(
+        self, module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], examples: Split
+    ) -> dict[str, Affine]:
+        """The quantiser of each tensor of the plan that has its own, by name."""
+        keepers = {node: names[node] for node, keeper in plan.tensors.items() if node is keeper}
+
+        def batches() -> Iterable[Inputs]:
+            return (inputs for _, inputs, _ in examples.batches(BATCH))
+
+        ranges = observe(module, keepers, batches, self.observer)
+        return {name: affine_of_range(*ranges[node]) for node, name in keepers.items()}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Was this module made by `Quantize`?"""
+    return any(name.startswith(f"{ROOT}.") for name, _ in model.named_buffers())
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise a `NetworkError` that names the first parameter or buffer with NaN or infinity in it."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
+
+
+def _planned(model: nn.Module, inputs: Inputs) -> tuple[fx.GraphModule, Plan, dict[fx.Node, str]]:
+    if is_quantized(model):
+        raise NetworkError("the network is already quantised; quantise the float network instead")
+    module = capture_folded(model, inputs)
+    plan = make_plan(module.graph)
+    if not plan.layers:
+        raise NetworkError(
+            f"{type(model).__name__} has no convolution and no linear layer with constant float32 weights to quantise"
+        )
+    return module, plan, stable_names(module.graph)
+
+
+def _inserted(
+    module: fx.GraphModule,
+    plan: Plan,
+    names: dict[fx.Node, str],
+    mode: Mode,
+    affines: dict[str, Affine],
+    bits: int,
+    add_bias: bool,
+) -> tuple[fx.GraphModule, dict[str, str]]:
+    if mode is Mode.STATIC:
+        return insert_static(module, plan, names, affines, bits, add_bias)
+    return insert_dynamic(module, plan, names, bits, add_bias)
+
+
+def _correction_inputs(graph: fx.Graph, examples: Split) -> Inputs:
+    """As many examples as keep the largest activation within `CORRECTION_BYTES`, at least one."""
+    largest = max((4 * _numel_of_one(node) for node in graph.nodes if node.op == "call_function"), default=1)
+    number = max(1, min(len(examples), CORRECTION_BYTES // max(largest, 1)))
+    return examples.select(list(range(number)))[0]
+
+
+def _numel_of_one(node: fx.Node) -> int:
+    """Elements that one example has in this tensor: the product of the shape without its (symbolic) batch."""
+    count = 1
+    for size in shape_of(node):
+        count *= size if isinstance(size, int) else 1
+    return count

@@ -1,0 +1,218 @@
+"""Recipes: the techniques to apply, in order, as a YAML file.
+
+    tenfold: 1
+    seed: 0
+    steps:
+      - technique: prune
+        keep: 0.5
+      - technique: quantize
+
+Reading is safe (plain scalars, lists and mappings; no tags, no aliases), and an error names its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from tenfold.compress.coding import CodingError, Keys, short
+from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict
+from tenfold.compress.technique import Json, Problem, Run, Technique
+from tenfold.data import Task
+from tenfold.errors import RecipeError
+from tenfold.files import write_text
+from tenfold.naming import nearest
+
+VERSION = 1
+LARGEST_FILE = 1 << 20  # bytes; a recipe is a page
+_KEYS = ("tenfold", "seed", "steps")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps in order, and the seed they were or are to be run with. No step at all is a recipe too."""
+
+    steps: tuple[Technique, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_order(self.steps)
+
+    def to_dict(self) -> Json:
+        """The recipe as plain data, as in the file."""
+        return {
+            "tenfold": VERSION,
+            "seed": self.seed,
+            "steps": [technique_to_dict(step) for step in self.steps],
+        }
+
+    def to_yaml(self) -> str:
+        """The text of the recipe's file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def write(self, path: Path | str) -> None:
+        """Write the recipe's file, whole or not at all."""
+        write_text(path, self.to_yaml())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A technique that was applied, and what it decided."""
+
+    technique: Technique
+    resolved: Json
+
+
+def check_order(steps: tuple[Technique, ...]) -> None:
+    """Raise a `RecipeError` with the reason where the order of the steps makes no sense."""
+    seen: dict[str, Technique] = {}
+    for index, step in enumerate(steps):
+        name = technique_name(step)
+        entry = TECHNIQUES[name]
+        if entry.once and name in seen:
+            raise CodingError(("steps", index), f"step {index + 1}: {name} comes twice, but {entry.once}")
+        if entry.final and index < len(steps) - 1:
+            after = technique_name(steps[index + 1])
+            raise CodingError(
+                ("steps", index),
+                f"step {index + 1}: {name} must come last, and {after} follows it: {entry.final}",
+            )
+        if index and step == steps[index - 1]:
+            raise CodingError(
+                ("steps", index),
+                f"step {index + 1} repeats step {index} ({name}) unchanged: give one, of the full amount",
+            )
+        seen[name] = step
+
+
+def recipe_from(values: Any) -> Recipe:
+    """A recipe from plain data; `RecipeError` where it is none."""
+    if not isinstance(values, dict):
+        raise CodingError((), "a recipe is a mapping with the key 'steps'")
+    for key in values:
+        if key not in _KEYS:
+            raise CodingError((key,), f"a recipe has no key {short(key)}{nearest(str(key), _KEYS)}")
+    version = values.get("tenfold", VERSION)
+    if version != VERSION or isinstance(version, bool):
+        raise CodingError(
+            ("tenfold",),
+            f"the recipe has version {short(version)}; this Tenfold reads version {VERSION}",
+        )
+    seed = values.get("seed", 0)
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise CodingError(("seed",), f"seed must be a whole number of at least 0, not {short(seed)}")
+    steps = values.get("steps")
+    if not isinstance(steps, list):
+        raise CodingError(("steps",), "steps must be a list of techniques")
+    return Recipe(tuple(technique_from(step, ("steps", index)) for index, step in enumerate(steps)), seed)
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """The recipe in a YAML file. A `RecipeError` begins with the file, and the line where it is known."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise RecipeError(f"{path} is larger than {LARGEST_FILE} bytes: that is no recipe")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not text in UTF-8") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, source: str = "recipe") -> Recipe:
+    """The recipe in a YAML text; `source` begins the message of any `RecipeError`."""
+    lines: dict[Keys, int] = {}
+    try:
+        return recipe_from(_plain(text, lines))
+    except CodingError as error:
+        keys = error.keys
+        while keys and keys not in lines:
+            keys = keys[:-1]
+        line = f":{lines[keys]}" if keys in lines else ""
+        raise RecipeError(f"{source}{line}: {error.text}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source}: nested too deeply to be a recipe") from error
+
+
+def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple[Step, ...]]:
+    """Apply the steps in order to `task.model`: the changed network in eval mode, and what was decided.
+
+    Every step is checked against the network first, so that the last one's trouble is known before the first
+    one's work. Raises `RecipeError` with the problems found. The network given is not changed.
+    """
+    problems = preflight_recipe(recipe, task, run)
+    if problems:
+        raise RecipeError("the recipe cannot be applied: " + "; ".join(problems))
+    if run.teacher is None:
+        run = replace(run, teacher=task.model)
+    model, steps = task.model, []
+    for index, technique in enumerate(recipe.steps):
+        progress = _part_of(run.progress, index, len(recipe.steps))
+        applied = technique.apply(model, task, replace(run, progress=progress))
+        model = applied.model
+        steps.append(Step(technique, applied.resolved))
+    return model, tuple(steps)
+
+
+def preflight_recipe(recipe: Recipe, task: Task, run: Run) -> list[str]:
+    """What stands against each step, as "step 1 (prune): layer: text"."""
+    found: list[str] = []
+    for index, technique in enumerate(recipe.steps):
+        problems: list[Problem] = technique.preflight(task.model, task, run.device)
+        found += [f"step {index + 1} ({technique_name(technique)}): {problem}" for problem in problems]
+    return found
+
+
+def _part_of(progress: Callable[[float, str], None], index: int, number: int) -> Callable[[float, str], None]:
+    """The progress of one step out of `number`, as a part of the whole."""
+    return lambda fraction, text: progress((index + fraction) / number, text)
+
+
+def _plain(text: str, lines: dict[Keys, int]) -> Any:
+    """The YAML text as plain data; `lines` receives the line of every key and list entry."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        # Aliases could make a small file an enormous value; nothing in a recipe needs them.
+        if isinstance(event, yaml.AliasEvent):
+            raise CodingError((), f"aliases (*{event.anchor}) are not allowed")
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _value(loader, node, (), lines)
+    finally:
+        loader.dispose()
+
+
+def _value(loader: yaml.SafeLoader, node: yaml.Node, keys: Keys, lines: dict[Keys, int]) -> Any:
+    lines.setdefault(keys, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, child, (*keys, index), lines) for index, child in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        made: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise CodingError(keys, f"line {line}: a key must be a word")
+            key = str(key_node.value)
+            lines[(*keys, key)] = line
+            if key in made:
+                raise CodingError((*keys, key), f"the key {short(key)} comes twice")
+            made[key] = _value(loader, value_node, (*keys, key), lines)
+        return made
+    try:
+        # Deep, so that a scalar is whole when it returns; SafeLoader knows no tag that could run anything.
+        return loader.construct_object(node, deep=True)
+    except (ValueError, OverflowError) as error:
+        raise CodingError(keys, f"{short(node.value)} cannot be read: {error}") from error

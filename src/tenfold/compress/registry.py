@@ -1,0 +1,107 @@
+"""Techniques by name. A new one is one line in `TECHNIQUES`; its module is imported when it is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import Any
+
+from tenfold.compress.coding import CodingError, Keys, decode_fields, encode_fields, short
+from tenfold.compress.technique import Technique
+from tenfold.errors import RecipeError
+from tenfold.naming import nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a technique lives (`module:Class`, or the class) and where it may stand in a recipe.
+
+    `final` says why nothing may follow it, `once` why it may not come twice; "" where either is fine.
+    """
+
+    home: str | type
+    final: str = ""
+    once: str = ""
+
+
+TECHNIQUES: dict[str, Entry] = {
+    "prune": Entry("tenfold.compress.prune:Prune"),
+    "factorize": Entry(
+        "tenfold.compress.factorize:Factorize", once="the factors of a layer are not worth factorizing again"
+    ),
+    "distill": Entry("tenfold.compress.distill:Distill"),
+    "quantize": Entry(
+        "tenfold.compress.quantize:Quantize",
+        final="it fixes the scales of the weights and activations, which any later change would make wrong",
+        once="quantized weights have no further bits to lose",
+    ),
+}
+
+
+def technique_names() -> list[str]:
+    """The techniques that a recipe may name."""
+    return sorted(TECHNIQUES)
+
+
+def register(name: str, home: str | type, *, final: str = "", once: str = "") -> None:
+    """Make a technique known by `name`: a frozen dataclass, or `module:Class` to import on first use."""
+    if name in TECHNIQUES and TECHNIQUES[name].home != home:
+        raise ValueError(f"the technique {name!r} is registered already, as {TECHNIQUES[name].home}")
+    TECHNIQUES[name] = Entry(home, final, once)
+
+
+def technique_class(name: str) -> type:
+    """The dataclass of a technique; `RecipeError` with the nearest names where there is none."""
+    if name not in TECHNIQUES:
+        raise RecipeError(f"no technique {short(name)}{nearest(name, TECHNIQUES)}")
+    home = TECHNIQUES[name].home
+    if isinstance(home, str):
+        module, _, attribute = home.partition(":")
+        home = getattr(import_module(module), attribute)
+    if not is_dataclass(home) or not isinstance(home, type):
+        raise TypeError(f"the technique {name!r} is not a dataclass")
+    return home
+
+
+def technique_name(technique: Technique) -> str:
+    """The name under which the technique is registered."""
+    cls = type(technique)
+    for name, entry in TECHNIQUES.items():
+        # Compared as text where it is text, so that no technique is imported only to be told apart.
+        if entry.home is cls or (
+            isinstance(entry.home, str) and _may_be(entry.home, cls) and technique_class(name) is cls
+        ):
+            return name
+    raise RecipeError(
+        f"{cls.__name__} is not a registered technique: compress.registry.register makes it known"
+    )
+
+
+def technique_to_dict(technique: Technique) -> dict[str, Any]:
+    """The technique as JSON: `technique` (its name) and its parameters."""
+    return {"technique": technique_name(technique), **encode_fields(technique)}
+
+
+def technique_from(values: Any, keys: Keys = ()) -> Technique:
+    """The technique that a mapping describes; `RecipeError` names the technique and the key that is wrong."""
+    if not isinstance(values, Mapping):
+        raise CodingError(keys, f"a step must be a mapping with the key 'technique', not {short(values)}")
+    name = values.get("technique")
+    if not isinstance(name, str):
+        known = ", ".join(technique_names())
+        raise CodingError(keys, f"a step needs the key 'technique', one of {known}")
+    if name not in TECHNIQUES:
+        raise CodingError((*keys, "technique"), f"no technique {short(name)}{nearest(name, TECHNIQUES)}")
+    rest = {key: value for key, value in values.items() if key != "technique"}
+    return decode_fields(technique_class(name), rest, keys, name)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The parameters of a technique with the values they have if nothing is said, for listings."""
+    return {field.name: field.default for field in fields(technique_class(name)) if field.init}
+
+
+def _may_be(home: str, cls: type) -> bool:
+    module, _, attribute = home.partition(":")
+    return attribute == cls.__name__ and cls.__module__.split(".")[0] == module.split(".")[0]

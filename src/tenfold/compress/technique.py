@@ -1,0 +1,77 @@
+"""The contract of a technique: what turns a network into a cheaper one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from tenfold.cost import Device, Inputs
+from tenfold.data import Task
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reason why a technique would fail or be useless: the layer (or "" for the whole network) and the text."""
+
+    layer: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.text}" if self.layer else self.text
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A changed network, and what was decided, as plain JSON from which `rebuild` repeats the change."""
+
+    model: nn.Module
+    resolved: Json
+
+
+@dataclass
+class Run:
+    """What a technique may use while it works, beside the network and the task.
+
+    `deadline` is a `time.monotonic()` value by which it must return; `teacher` the original network (never
+    changed); `progress(fraction, text)` may be called at any rate; `folder` is for caches that may be kept
+    between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
+    """
+
+    seed: int = 0
+    deadline: float = float("inf")
+    progress: Callable[[float, str], None] = lambda fraction, text: None
+    device: Device = field(default_factory=Device)
+    folder: Path | None = None
+    teacher: nn.Module | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def seconds_left(self) -> float:
+        """Seconds until the deadline (infinite without one)."""
+        return self.deadline - time.monotonic()
+
+
+@runtime_checkable
+class Technique(Protocol):
+    """A frozen dataclass of parameters with three methods. None of them edits the network it is given."""
+
+    def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
+        """The problems that would make it fail or be useless, each naming a layer. Seconds; reads no data."""
+        ...
+
+    def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
+        """The changed network in eval mode. May read `task.train`, never `task.test`."""
+        ...
+
+    def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
+        """Repeat the structural change from `resolved` alone; weights are loaded afterwards.
+
+        `inputs` are example inputs of batch 1 or 2, zeros of the right shapes, for techniques that must trace.
+        """
+        ...

@@ -1,0 +1,108 @@
+"""The operators that a fusing runtime runs, out of those that eager execution runs.
+
+Rules, as ONNX Runtime and its like apply them to an inference graph: what does not depend on the network's inputs
+is folded away; batch norm folds into the convolution before it; a pointwise operator joins the operator that
+made one of its inputs, where nobody else reads that input. A group reads and writes memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tenfold.cost import record
+from tenfold.cost.record import OperatorCost
+
+# What a pointwise operator may join.
+HOSTS = frozenset(
+    {record.DENSE, record.DEPTHWISE, record.ATTENTION, record.NORM, record.POINTWISE, record.REDUCTION}
+)
+
+
+@dataclass(frozen=True)
+class FusedOperator:
+    """A group of operators that run as one. `kind`, `op` and `layer` are those of its first."""
+
+    layer: str
+    op: str
+    kind: str
+    macs: int
+    other_flops: int
+    weight_bytes: int
+    activation_bytes: int  # read from outside the group, and written at its end
+    members: int
+
+
+def fused(operators: Sequence[OperatorCost]) -> tuple[FusedOperator, ...]:
+    """The fused groups of a profile's `operators`, in the order of their first members."""
+    readers = _readers(operators)
+    constant = _constant(operators)
+    groups: dict[int, list[int]] = {}  # first member -> members
+    home: dict[int, int] = {}  # operator -> first member of its group
+    for number, operator in enumerate(operators):
+        if constant[number] or operator.bytes_written == 0:
+            continue  # folded away, or only memory set aside
+        host = _host(number, operator, operators, readers, home, groups)
+        home[number] = number if host is None else host
+        groups.setdefault(home[number], []).append(number)
+    return tuple(_group([operators[number] for number in members]) for members in groups.values())
+
+
+def _readers(operators: Sequence[OperatorCost]) -> list[int]:
+    """How many later operators read each one's output."""
+    counts = [0] * len(operators)
+    for operator in operators:
+        for source in operator.reads:
+            if source >= 0:
+                counts[source] += 1
+    return counts
+
+
+def _constant(operators: Sequence[OperatorCost]) -> list[bool]:
+    """Which operators have neither the network's inputs nor anything made of them among their sources."""
+    constant: list[bool] = []
+    for operator in operators:
+        constant.append(all(source >= 0 and constant[source] for source in operator.reads))
+    return constant
+
+
+def _host(
+    number: int,
+    operator: OperatorCost,
+    operators: Sequence[OperatorCost],
+    readers: Sequence[int],
+    home: dict[int, int],
+    groups: dict[int, list[int]],
+) -> int | None:
+    """The first member of the group that this operator joins, or None where it starts its own."""
+    folds = operator.kind == record.NORM and "batch_norm" in operator.op
+    if not folds and operator.kind != record.POINTWISE:
+        return None
+    for source in reversed(operator.reads):  # the latest first: the convolution, not the shortcut
+        if source < 0 or source not in home or readers[source] != 1 or groups[home[source]][-1] != source:
+            continue
+        kind = operators[home[source]].kind
+        if folds and (kind not in (record.DENSE, record.DEPTHWISE) or home[source] != source):
+            continue
+        if kind in HOSTS:
+            return home[source]
+    return None
+
+
+def _group(members: Sequence[OperatorCost]) -> FusedOperator:
+    first = members[0]
+    activations = first.bytes_read - first.weight_bytes
+    for before, member in pairwise(members):
+        # What the member before handed on never goes to memory.
+        activations += max(0, member.bytes_read - member.weight_bytes - before.bytes_written)
+    return FusedOperator(
+        layer=first.layer,
+        op=first.op,
+        kind=first.kind,
+        macs=sum(member.macs for member in members),
+        other_flops=sum(member.other_flops for member in members),
+        weight_bytes=sum(member.weight_bytes for member in members),
+        activation_bytes=activations + members[-1].bytes_written,
+        members=len(members),
+    )

@@ -1,0 +1,49 @@
+"""The bytes of activations alive at each moment, followed by the life of their storages."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+from torch import Tensor
+
+
+class Liveness:
+    """Counts a storage from the first tensor that shows it until it is freed, as an allocator would see it."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.peak = 0
+        self._live: dict[int, tuple[weakref.ref[object], int]] = {}
+        self._ignored: dict[int, Tensor] = {}
+
+    def ignore(self, tensor: Tensor) -> None:
+        """Leave this tensor's storage out, which is a weight's."""
+        self._ignored[storage_key(tensor)] = tensor  # held, so that its address is not given out again
+
+    def see(self, tensors: Iterable[Tensor]) -> None:
+        """Take in the storages of these tensors that are new."""
+        for tensor in tensors:
+            key = storage_key(tensor)
+            if key in self._live or key in self._ignored:
+                continue
+            storage = tensor.untyped_storage()
+            size = storage.nbytes()
+
+            def free(_: object, key: int = key, size: int = size) -> None:
+                self.current -= size
+                del self._live[key]
+
+            self._live[key] = (weakref.ref(storage, free), size)
+            self.current += size
+        self.peak = max(self.peak, self.current)
+
+    def is_new(self, tensor: Tensor) -> bool:
+        """Whether this tensor's storage has not been seen yet."""
+        key = storage_key(tensor)
+        return key not in self._live and key not in self._ignored
+
+
+def storage_key(tensor: Tensor) -> int:
+    """A number that two tensors share if and only if they share a storage, while both are alive."""
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,1 @@
+"""Runtimes: export, verify and run, one thin file a target."""

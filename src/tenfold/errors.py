@@ -1,0 +1,42 @@
+"""The errors that a user can act on. The command prints their text as one line; a library call raises them.
+
+A message says what is wrong, where (the layer, the file or the option), and what to do.
+"""
+
+from __future__ import annotations
+
+
+class TenfoldError(Exception):
+    """Something the user can put right. Its text is one clear sentence or two."""
+
+
+class DataError(TenfoldError):
+    """The data cannot be used: missing, malformed, of the wrong shape, or not finite."""
+
+
+class NetworkError(TenfoldError):
+    """The network cannot be found, built, run or changed as asked."""
+
+
+class MetricError(TenfoldError):
+    """The metric did not return one finite number."""
+
+
+class BudgetError(TenfoldError):
+    """The budget is not one that any network could be judged by."""
+
+
+class RecipeError(TenfoldError):
+    """A recipe or a saved structure is malformed, or cannot be applied to this network."""
+
+
+class ExportError(TenfoldError):
+    """The network cannot be exported for the runtime; the text names the operator or the layer."""
+
+
+class VerificationError(TenfoldError):
+    """The exported network does not answer as the PyTorch network does."""
+
+
+class OutputError(TenfoldError):
+    """The output folder cannot be used or written."""

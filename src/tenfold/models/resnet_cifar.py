@@ -1,0 +1,75 @@
+"""The residual networks for small images (He et al., 2016, "Deep Residual Learning", section 4.2).
+
+Depth 6n + 2: a 3×3 stem, three stages of n basic blocks with 16, 32 and 64 channels, global average
+pooling and a linear classifier. Where a block changes shape, its shortcut is a 1×1 convolution with
+batch norm (option B of the paper).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STAGE_WIDTHS = (16, 32, 64)
+DEPTHS = (20, 32, 44, 56, 110)
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: (N, Cin, H, W) -> (N, Cout, H / stride, W / stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes) logits, for H and W of about 32."""
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+
+    def __init__(self, depth: int = 56, num_classes: int = 10, in_channels: int = 3) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth must be 6n + 2 with n >= 1 (8, 14, 20, …), not {depth}")
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(in_channels, STAGE_WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STAGE_WIDTHS[0])
+        self.relu = nn.ReLU(inplace=True)
+        previous = STAGE_WIDTHS[0]
+        for index, width in enumerate(STAGE_WIDTHS, start=1):
+            first_stride = 1 if index == 1 else 2
+            stage = nn.Sequential(
+                *(
+                    BasicBlock(previous if i == 0 else width, width, first_stride if i == 0 else 1)
+                    for i in range(blocks)
+                )
+            )
+            setattr(self, f"layer{index}", stage)
+            previous = width
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(previous, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(torch.flatten(self.avgpool(x), 1))

@@ -1,0 +1,1 @@
+"""Design spaces and architecture search."""

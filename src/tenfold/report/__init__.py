@@ -1,0 +1,19 @@
+"""Reports and plots, drawn from plain data."""
+
+from tenfold.report.frontier_report import write_report
+from tenfold.report.picture import static_plot
+from tenfold.report.schema import SCHEMA, Budget, Layer, Layers, Phase, Point, Report
+from tenfold.report.terminal import frontier_table
+
+__all__ = [
+    "SCHEMA",
+    "Budget",
+    "Layer",
+    "Layers",
+    "Phase",
+    "Point",
+    "Report",
+    "frontier_table",
+    "static_plot",
+    "write_report",
+]

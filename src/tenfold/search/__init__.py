@@ -1,0 +1,1 @@
+"""Budget, candidates, frontier, and the search for a recipe."""

@@ -1,0 +1,155 @@
+"""The frontier: every point, which of them nothing else beats, and the best one for the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tenfold.deploy import Artifact
+from tenfold.search.budget import Budget
+from tenfold.search.point import Point
+
+ORIGINAL = "onnx-fp32"
+SCHEMA = 1
+UNITS = {"latency_ms": "ms", "size_mb": "MB", "memory_mb": "MB", "max_drop": "points"}
+# Two medians closer than this share of each other are a tie: repeated runs of one file differ by as much.
+TIE = 0.03
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """Whether `a` is at least as good as `b` in latency, size and validation drop, and better in one."""
+    keys = ("latency_ms", "size_bytes", "validation_drop")
+    pairs = [(getattr(a, key), getattr(b, key)) for key in keys]
+    if any(x is None for x, _ in pairs):
+        return False
+    if any(y is None for _, y in pairs):
+        return True
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+
+def mark(points: Sequence[Point], budget: Budget) -> None:
+    """Set `on_frontier`, `meets_budget` and the note of useless candidates, from what was measured."""
+    baselines = [point for point in points if point.kind == "baseline"]
+    for point in points:
+        point.on_frontier = point.latency_ms is not None and not any(
+            dominates(other, point) for other in points if other is not point
+        )
+        point.meets_budget = budget.met_by(point)
+        point.note = None
+        if point.kind == "candidate" and is_useless(point, baselines):
+            point.note = "neither smaller nor faster than a baseline"
+
+
+def is_useless(point: Point, baselines: Sequence[Point]) -> bool:
+    """Whether some baseline is as small and as fast, so that the candidate buys nothing."""
+    return any(
+        point.size_bytes is not None
+        and base.size_bytes is not None
+        and point.latency_ms is not None
+        and base.latency_ms is not None
+        and base.size_bytes <= point.size_bytes
+        and base.latency_ms <= point.latency_ms
+        for base in baselines
+    )
+
+
+def choose(points: Sequence[Point], budget: Budget, minimize: str) -> Point | None:
+    """The best point by what validation says: it meets every limit and has the least of `minimize`.
+
+    Without a `max_drop` the drop must stay under the default tolerance. None if no point meets the limits.
+    """
+    limits = Budget(budget.latency_ms, budget.size_mb, budget.memory_mb, budget.tolerated_drop)
+    fitting = [point for point in points if limits.met_by(by_validation(point)) and point.note is None]
+    first, second = ("latency_ms", "size_bytes") if minimize == "latency" else ("size_bytes", "latency_ms")
+    measured = [point for point in fitting if getattr(point, first) is not None]
+    if not measured:
+        return None
+    least = min(getattr(point, first) for point in measured)
+    tied = [point for point in measured if getattr(point, first) <= least * (1 + TIE)]
+    return min(tied, key=lambda point: (getattr(point, second) or float("inf"), point.id))
+
+
+def nearest(points: Sequence[Point], budget: Budget) -> tuple[Point, str]:
+    """The point that comes nearest to an infeasible budget, and the limit that binds it most."""
+    limits = Budget(budget.latency_ms, budget.size_mb, budget.memory_mb, budget.tolerated_drop)
+
+    def worst(point: Point) -> tuple[float, str]:
+        return max((share, name) for name, share in limits.excesses(by_validation(point)).items())
+
+    point = min(points, key=lambda point: (worst(point)[0], point.id))
+    return point, worst(point)[1]
+
+
+def by_validation(point: Point) -> Point:
+    """The point as the search sees it: without what the test set said."""
+    data = point.to_json()
+    return Point.from_json({**data, "score": None, "drop": None, "drop_low": None, "drop_high": None})
+
+
+def value_of(point: Point, limit: str) -> float | None:
+    """What the point has of a limit, in the limit's unit."""
+    if limit == "latency_ms":
+        return point.latency_ms
+    if limit == "max_drop":
+        return point.drop_high if point.drop_high is not None else point.validation_drop_high
+    value = point.size_bytes if limit == "size_mb" else point.peak_memory_bytes
+    return None if value is None else value / 1e6
+
+
+@dataclass
+class Frontier:
+    """What `shrink` hands back. `best` is the marked point's artefact; `points` holds them all."""
+
+    points: list[Point]
+    best_id: str | None
+    feasible: bool
+    binding: str | None
+    message: str
+    budget: Budget
+    minimize: str
+    folder: Path
+    sections: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, point_id: str) -> Point:
+        """The point of that id."""
+        for point in self.points:
+            if point.id == point_id:
+                return point
+        raise KeyError(f"no point {point_id!r}: there are {', '.join(p.id for p in self.points)}")
+
+    @property
+    def best(self) -> Best | None:
+        """The best point, or the nearest one where no point meets the budget."""
+        return None if self.best_id is None else Best(self[self.best_id], self.folder)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of frontier.json."""
+        return {
+            "schema": SCHEMA,
+            "best": self.best_id,
+            "original": ORIGINAL,
+            "feasible": self.feasible,
+            "binding": self.binding,
+            "message": self.message,
+            "budget": self.budget.to_json(),
+            "minimize": self.minimize,
+            "points": [point.to_json() for point in self.points],
+            **self.sections,
+        }
+
+
+@dataclass(frozen=True)
+class Best:
+    """The marked point with its artefact at hand."""
+
+    point: Point
+    folder: Path
+
+    @property
+    def artifact(self) -> Artifact:
+        """The exported network: `.run(x)` answers through the runtime that serves it."""
+        if self.point.artifact is None:
+            raise FileNotFoundError(f"point {self.point.id} has no artefact")
+        return Artifact.open(self.folder / self.point.artifact)

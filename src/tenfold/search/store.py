@@ -1,0 +1,209 @@
+"""The folder of a run: every point is stored as it is finished, so that nothing is ever done twice.
+
+OUT/run.json says which run it is (digests of network and data, budget, device, seed); OUT/points/<id>/ holds
+one finished artefact each; OUT/steps/<name>.json what a step of the job found. Several processes may work in
+one folder: a point is claimed by creating OUT/claims/<id> (which only one of them can), and a claim whose
+owner stopped touching it is free again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tenfold.cost import Inputs, as_args
+from tenfold.data import Split, Task
+from tenfold.errors import OutputError
+from tenfold.files import write_json
+from tenfold.search.point import Point
+
+# A claim is touched at every report of progress; after this long in silence its owner is taken for dead.
+STALE_SECONDS = 120.0
+SAMPLED_EXAMPLES = 64
+
+
+class Store:
+    """The folder `root` of one run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path | str, identity: dict[str, Any]) -> Store:
+        """Create the folder, or go on with the run it holds; `OutputError` if that is another run."""
+        root = Path(root)
+        if root.exists() and not root.is_dir():
+            raise OutputError(f"--out {root} is a file: name a folder")
+        marker = root / "run.json"
+        identity = json.loads(json.dumps(identity))
+        if marker.exists():
+            found = read_json(marker)
+            changed = sorted(key for key in identity if found.get(key) != identity[key])
+            if changed:
+                raise OutputError(
+                    f"--out {root} holds another run (different {', '.join(changed)}): "
+                    "name another folder, or remove it"
+                )
+        elif root.exists() and any(root.iterdir()):
+            raise OutputError(f"--out {root} is not empty and holds no run: name another folder")
+        else:
+            write_json(marker, identity)
+        for name in ("points", "claims", "steps", "cache"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        return cls(root)
+
+    def points(self) -> list[Point]:
+        """Every finished point, in the order they were finished."""
+        found = sorted((self.root / "points").glob("*/point.json"), key=lambda path: path.stat().st_mtime)
+        return [Point.from_json(read_json(path)) for path in found]
+
+    def has(self, point_id: str) -> bool:
+        """Whether this point is finished."""
+        return (self.root / "points" / point_id / "point.json").exists()
+
+    def point(self, point_id: str) -> Point:
+        """A finished point."""
+        return Point.from_json(read_json(self.root / "points" / point_id / "point.json"))
+
+    def update(self, point: Point) -> None:
+        """Store what was newly measured of a finished point."""
+        write_json(self.root / "points" / point.id / "point.json", point.to_json())
+
+    @contextmanager
+    def adding(self, point_id: str) -> Iterator[Path]:
+        """Yield a temporary folder that becomes the point's when the block ends without an error."""
+        folder = Path(tempfile.mkdtemp(dir=self.root / "points", prefix=f".{point_id}-"))
+        try:
+            yield folder
+            os.chmod(folder, 0o755)
+            target = self.root / "points" / point_id
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(folder, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def step(self, name: str) -> Any | None:
+        """What a finished step found, or None."""
+        path = self.root / "steps" / f"{name}.json"
+        return read_json(path) if path.exists() else None
+
+    def finish_step(self, name: str, value: Any) -> None:
+        """Store what a step found."""
+        write_json(self.root / "steps" / f"{name}.json", value)
+
+    def claim(self, name: str) -> Claim | None:
+        """The claim on a piece of work, or None if a living process holds it."""
+        path = self.root / "claims" / name
+        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        for _ in range(2):
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                if not is_stale(path):
+                    return None
+                path.unlink(missing_ok=True)
+                continue
+            with os.fdopen(handle, "w") as file:
+                file.write(mine)
+            return Claim(path)
+        return None
+
+    def spent(self) -> float:
+        """Seconds that earlier processes of this run have used."""
+        return float((self.step("clock") or {"seconds": 0.0})["seconds"])
+
+
+class Claim:
+    """A piece of work that this process has for itself, until released."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def touch(self) -> None:
+        """Say that the owner is alive."""
+        if self.path.exists():
+            os.utime(self.path)
+
+    def release(self) -> None:
+        """Let others have it."""
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def is_stale(path: Path) -> bool:
+    """Whether the claim's owner is dead: its process is gone, or it was silent for too long."""
+    try:
+        owner = json.loads(path.read_text())
+        if owner["host"] == socket.gethostname():
+            os.kill(owner["pid"], 0)
+        return time.time() - path.stat().st_mtime > STALE_SECONDS
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    except (ValueError, KeyError, FileNotFoundError):
+        # Half written, or released meanwhile: old ones are free, young ones are given a moment.
+        return not path.exists() or time.time() - path.stat().st_mtime > STALE_SECONDS
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of the run; `OutputError` if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot read {path}: {error}; remove it to have it made again") from error
+
+
+def network_digest(model: torch.nn.Module) -> str:
+    """A digest of every parameter and buffer: names, shapes, types and bytes."""
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def split_digest(split: Split | None) -> str | None:
+    """A digest of a split's length and of a fixed draw of its examples."""
+    if split is None:
+        return None
+    digest = hashlib.sha256(str(len(split)).encode())
+    sample = split.take(SAMPLED_EXAMPLES)
+    inputs, targets = sample.select(list(range(len(sample))))
+    for tensor in (*flat(inputs), targets):
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def flat(inputs: Inputs) -> list[torch.Tensor]:
+    """The tensors of the inputs in a fixed order."""
+    args, kwargs = as_args(inputs)
+    return [*args, *(kwargs[name] for name in sorted(kwargs))]
+
+
+def identity_of(task: Task, **options: Any) -> dict[str, Any]:
+    """What makes two runs the same run."""
+    return {
+        "network": network_digest(task.model),
+        "train": split_digest(task.train),
+        "validation": split_digest(task.validation),
+        "test": split_digest(task.test),
+        **options,
+    }

@@ -1,0 +1,40 @@
+"""Training loops: teaching from labels or from a teacher, fast on a processor, bounded in time."""
+
+from tenfold.training.faithfulness import faithful_views
+from tenfold.training.hidden import HiddenDistillation, stage_pairs
+from tenfold.training.loop import FitResult, fit, mean_loss
+from tenfold.training.losses import distillation_loss, feature_loss, hard_loss, soft_loss
+from tenfold.training.norms import refresh_statistics
+from tenfold.training.objectives import Distillation, Objective, Supervised
+from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
+from tenfold.training.outputs import TeacherOutputs, fingerprint
+from tenfold.training.precision import Precision, fastest_precision
+from tenfold.training.schedules import warmup_cosine
+from tenfold.training.views import Batch, View
+
+__all__ = [
+    "AdamW",
+    "Batch",
+    "Distillation",
+    "FitResult",
+    "HiddenDistillation",
+    "Objective",
+    "OptimizerSettings",
+    "Precision",
+    "Sgd",
+    "Supervised",
+    "TeacherOutputs",
+    "View",
+    "distillation_loss",
+    "faithful_views",
+    "fastest_precision",
+    "feature_loss",
+    "fingerprint",
+    "fit",
+    "hard_loss",
+    "mean_loss",
+    "refresh_statistics",
+    "soft_loss",
+    "stage_pairs",
+    "warmup_cosine",
+]

@@ -1,0 +1,214 @@
+"""The training loop: bounded by a clock, by passes over the data, or by both; the same for teaching and healing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.cost import call
+from tenfold.data import Split
+from tenfold.errors import NetworkError
+from tenfold.training.norms import hold_statistics
+from tenfold.training.objectives import Objective
+from tenfold.training.optimizers import OptimizerSettings, Sgd
+from tenfold.training.precision import Precision, device_of, fastest_precision, plain_layout
+from tenfold.training.schedules import warmup_cosine
+from tenfold.training.views import Batch, View, show, view_of
+
+GOOD_STATE_EVERY = 50  # steps between the copies that a diverged run goes back to
+CURVE_POINTS = 50
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run did: `steps` taken, `epochs` (passes over the data), `seconds` spent, and the loss curve.
+
+    `losses` are means over up to 50 equal stretches of the run, first to last.
+    """
+
+    steps: int
+    epochs: float
+    seconds: float
+    losses: tuple[float, ...]
+    batch_size: int
+    precision: Precision
+
+
+@dataclass
+class Clock:
+    """How much of the work is done: the larger of the shares of the time and of the steps that are used up."""
+
+    seconds: float | None
+    steps: int | None
+    started: float = field(default_factory=time.monotonic)
+    step: int = 0
+    slowest: float = 0.0  # seconds of the last step, or of a slower one before it, halved at every step since
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def done(self) -> float:
+        shares = [0.0]
+        if self.seconds is not None:
+            shares.append(self.elapsed() / self.seconds if self.seconds > 0 else 1.0)
+        if self.steps is not None:
+            shares.append(self.step / self.steps if self.steps > 0 else 1.0)
+        return min(1.0, max(shares))
+
+    def may_step(self) -> bool:
+        """Whether another step, as slow as the last ones, still ends in time."""
+        if self.steps is not None and self.step >= self.steps:
+            return False
+        return self.seconds is None or self.elapsed() + self.slowest <= self.seconds
+
+
+def fit(
+    student: nn.Module,
+    split: Split,
+    objective: Objective,
+    *,
+    seconds: float | None = None,
+    epochs: float | None = None,
+    optimizer: OptimizerSettings | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    precision: Precision | None = None,
+    hold_norms: bool = False,
+    clip: float | None = None,
+    progress: Progress = lambda fraction, text: None,
+) -> FitResult:
+    """Train `student` in place on `split` and leave it in eval mode.
+
+    Ends after `seconds` or `epochs`, whichever comes first; at least one must be given. The learning rate warms up
+    and then falls to zero along the share of the work done. `precision` is timed and chosen if not given.
+    `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
+    parameters that require gradients move. For one seed the result is the same up to what timing decides.
+
+    Raises `NetworkError` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it
+    is left whole and in eval mode.
+    """
+    if seconds is None and epochs is None:
+        raise ValueError("give seconds, epochs or both: a run must end")
+    for name, bound in (("seconds", seconds), ("epochs", epochs)):
+        if bound is not None and not (bound >= 0 and math.isfinite(bound)):
+            raise ValueError(f"{name} must be a finite number of at least 0, not {bound}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    started = time.monotonic()
+    optimizer = optimizer or Sgd()
+    batch_size = min(batch_size, len(split))
+    per_epoch = max(1, len(split) // batch_size)
+    trained = [p for p in student.parameters() if p.requires_grad]
+    if not trained:
+        raise NetworkError("the network has no parameter that can be trained (requires_grad is False on all)")
+    device = device_of(student)
+    if precision is None:
+        precision = fastest_precision(student, split.select(range(batch_size))[0])
+    clock = Clock(
+        seconds, None if epochs is None else max(1, round(epochs * per_epoch)) if epochs > 0 else 0, started
+    )
+    losses: list[float] = []
+    good = _state(student)
+    precision.model(student)
+    cuda = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=cuda), objective.watching(student) as extra:
+            torch.manual_seed(seed)
+            rule = optimizer.build([*trained, *extra])
+            student.train()
+            if hold_norms:
+                hold_statistics(student)
+            stream = _batches(split, batch_size, seed, objective)
+            while clock.may_step():
+                began = time.monotonic()
+                for group in rule.param_groups:
+                    group["lr"] = optimizer.learning_rate * warmup_cosine(
+                        max(clock.done(), 1 / (clock.steps or 1000))
+                    )
+                batch = next(stream)
+                with precision.arithmetic(device):
+                    outputs = call(student, precision.inputs(batch.inputs, device))
+                loss = objective(outputs.float(), batch)
+                value = loss.item()
+                if not math.isfinite(value):
+                    _restore(student, good)
+                    raise NetworkError(
+                        f"training diverged: the loss is {value} at step {clock.step + 1} with learning rate "
+                        f"{optimizer.learning_rate:g}; give a lower learning rate"
+                    )
+                if clock.step % GOOD_STATE_EVERY == 0:
+                    good = _state(student)  # the weights that gave this finite loss
+                rule.zero_grad(set_to_none=True)
+                loss.backward()
+                if clip is not None:
+                    nn.utils.clip_grad_norm_([*trained, *extra], clip)
+                rule.step()
+                losses.append(value)
+                clock.step += 1
+                taken = time.monotonic() - began
+                clock.slowest = max(taken, clock.slowest / 2)
+                progress(clock.done(), f"epoch {clock.step / per_epoch:.1f}, loss {value:.4f}")
+    finally:
+        plain_layout(student)
+        student.eval()
+        for parameter in student.parameters():
+            parameter.grad = None
+    return FitResult(
+        clock.step,
+        clock.step / per_epoch,
+        clock.elapsed(),
+        _curve(losses),
+        batch_size,
+        precision,
+    )
+
+
+def _batches(split: Split, size: int, seed: int, objective: Objective) -> Iterator[Batch]:
+    """Batches without end: pass after pass, each in its own order, every example in its view of that pass."""
+    epoch = 0
+    while True:
+        for indices, inputs, targets in split.batches(size, shuffle=seed + epoch, drop_last=True):
+            views = view_of(indices, epoch, objective.views)
+            yield Batch(indices, show(inputs, views, objective.views), targets, views)
+        epoch += 1
+
+
+def mean_loss(
+    model: nn.Module, split: Split, objective: Objective, *, precision: Precision, batch_size: int = 64
+) -> float:
+    """The objective's mean over the split in eval mode, every example as it is (no other view)."""
+    device, total = device_of(model), 0.0
+    precision.model(model).eval()
+    for indices, inputs, targets in split.batches(batch_size):
+        batch = Batch(
+            indices, inputs, targets, torch.full((len(indices),), objective.views.index(View.IDENTITY))
+        )
+        with torch.no_grad():
+            with precision.arithmetic(device):
+                outputs = call(model, precision.inputs(inputs, device))
+            total += float(objective(outputs.float(), batch)) * len(indices)
+    plain_layout(model)
+    return total / len(split)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _restore(model: nn.Module, state: dict[str, Tensor]) -> None:
+    model.load_state_dict(state)
+
+
+def _curve(losses: list[float]) -> tuple[float, ...]:
+    """Means over up to `CURVE_POINTS` equal stretches."""
+    points = min(CURVE_POINTS, len(losses))
+    edges = [round(i * len(losses) / points) for i in range(points + 1)] if points else []
+    return tuple(sum(losses[a:b]) / (b - a) for a, b in pairwise(edges))

@@ -1,0 +1,50 @@
+"""Architectures by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tenfold.errors import NetworkError
+from tenfold.models import create, names
+
+
+def expected_params(depth: int, classes: int, channels: int) -> int:
+    """Counted by hand from the paper's table: convolutions without bias, two numbers a batch-norm channel."""
+    blocks = (depth - 2) // 6
+    total = 9 * channels * 16 + 2 * 16
+    previous = 16
+    for width in (16, 32, 64):
+        total += 9 * previous * width + 2 * width + 9 * width * width + 2 * width
+        total += (blocks - 1) * 2 * (9 * width * width + 2 * width)
+        if previous != width:
+            total += previous * width + 2 * width
+        previous = width
+    return total + 64 * classes + classes
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_resnet_parameters(depth: int) -> None:
+    model = create(f"resnet{depth}", num_classes=7, in_channels=1)
+    assert sum(p.numel() for p in model.parameters()) == expected_params(depth, 7, 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 28), (33, 17)])
+def test_output_shape(height: int, width: int) -> None:
+    assert create("resnet20", num_classes=5).eval()(torch.zeros(2, 3, height, width)).shape == (2, 5)
+
+
+def test_every_name_is_buildable() -> None:
+    for name in names():
+        assert isinstance(create(name), torch.nn.Module)
+
+
+def test_unknown_names_and_options_offer_the_nearest() -> None:
+    with pytest.raises(NetworkError, match=r"no architecture 'resnet57'; did you mean 'resnet56'"):
+        create("resnet57")
+    with pytest.raises(NetworkError, match=r"resnet20 has no option 'n_classes'; did you mean 'num_classes'"):
+        create("resnet20", n_classes=3)
+    with pytest.raises(NetworkError, match="resnet20 cannot be built with"):
+        create("resnet20", num_classes=-1)
+    with pytest.raises(NetworkError, match="has no option 'depth'"):
+        create("resnet20", depth=8)

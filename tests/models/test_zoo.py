@@ -1,0 +1,102 @@
+"""Networks that ship: what is stored is what is loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenfold.errors import NetworkError
+from tenfold.models import Card, create, named_network, zoo, zoo_names
+from tenfold.models.zoo import store, zoo_card, zoo_network
+
+CARD = Card(
+    architecture="resnet20",
+    options={"num_classes": 4, "in_channels": 1},
+    input_shape=(1, 28, 28),
+    data="a test's",
+    accuracy={"test": 0.25},
+    licence="Apache-2.0",
+    script="tests/models/test_zoo.py",
+)
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    torch.manual_seed(3)
+    model = create("resnet20", num_classes=4, in_channels=1)
+    model(torch.randn(8, 1, 28, 28))  # moves the running statistics off their start
+    return model.eval()
+
+
+def test_fp32_is_exact(model: torch.nn.Module, tmp_path: Path) -> None:
+    store("small", model, CARD, half=False, folder=tmp_path)
+    again = zoo_network("small", folder=tmp_path)
+    x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(again(x), model(x))
+    assert not again.training
+    assert zoo_names(tmp_path) == ["small"]
+    assert zoo_card("small", tmp_path) == CARD
+
+
+def test_fp16_is_loaded_as_fp32(model: torch.nn.Module, tmp_path: Path) -> None:
+    store("small", model, CARD, folder=tmp_path)
+    again = zoo_network("small", folder=tmp_path).state_dict()
+    for name, value in model.state_dict().items():
+        assert again[name].dtype == value.dtype
+        wanted = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(again[name], wanted), name
+
+
+def test_fp16_overflow_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.fc.bias[0] = 1e6
+    with pytest.raises(NetworkError, match=r"fc\.bias does not fit fp16"):
+        store("small", model, CARD, folder=tmp_path)
+
+
+def test_without_weights_the_structure_alone(model: torch.nn.Module, tmp_path: Path) -> None:
+    store("small", model, CARD, folder=tmp_path)
+    bare = zoo_network("small", weights=False, folder=tmp_path)
+    assert {n: v.shape for n, v in bare.state_dict().items()} == {
+        n: v.shape for n, v in model.state_dict().items()
+    }
+
+
+def test_unknown_name(model: torch.nn.Module, tmp_path: Path) -> None:
+    store("small", model, CARD, folder=tmp_path)
+    with pytest.raises(NetworkError, match=r"no network zoo:smal; did you mean 'small'"):
+        zoo_network("smal", folder=tmp_path)
+
+
+def test_weights_of_another_network(model: torch.nn.Module, tmp_path: Path) -> None:
+    store("small", model, replace(CARD, options={"num_classes": 5, "in_channels": 1}), folder=tmp_path)
+    with pytest.raises(NetworkError, match=r"weights of zoo:small do not fit resnet20"):
+        zoo_network("small", folder=tmp_path)
+
+
+def test_broken_weights(model: torch.nn.Module, tmp_path: Path) -> None:
+    store("small", model, CARD, folder=tmp_path)
+    (tmp_path / "small.safetensors").write_bytes(b"nothing")
+    with pytest.raises(NetworkError, match="weights of zoo:small cannot be read"):
+        zoo_network("small", folder=tmp_path)
+
+
+def test_everything_that_ships_loads() -> None:
+    for name in zoo_names():
+        card = zoo_card(name)
+        output = named_network(f"zoo:{name}")(torch.zeros(1, *card.input_shape))
+        assert output.isfinite().all()
+        assert json.loads((zoo.WEIGHTS / f"{name}.json").read_text())["licence"]
+
+
+def test_a_name_leaves_the_callers_generator_alone() -> None:
+    for name in zoo_names():
+        torch.manual_seed(5)
+        wanted = torch.rand(1)
+        torch.manual_seed(5)
+        named_network(f"zoo:{name}", weights=False)
+        assert torch.equal(torch.rand(1), wanted)

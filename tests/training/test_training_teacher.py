@@ -1,0 +1,198 @@
+"""The teacher's outputs, the views they are taken in, and hidden layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from tenfold.data import Split
+from tenfold.errors import NetworkError
+from tenfold.training import Precision, TeacherOutputs, View, faithful_views, fingerprint, stage_pairs
+from tenfold.training.hidden import captured, projections_between
+from tenfold.training.views import Batch, show, shown, view_of
+
+BOTH = (View.IDENTITY, View.FLIP)
+PLAIN = Precision()
+
+
+def images(number: int = 20, size: int = 6) -> Split:
+    generator = torch.Generator().manual_seed(0)
+    return Split((torch.randn(number, 2, size, size, generator=generator), torch.arange(number) % 3))
+
+
+class Net(nn.Module):
+    """(N, 2, 6, 6) -> (N, 3), with features at two resolutions."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, width, 3, padding=1), nn.ReLU(inplace=True))
+        self.stage = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, padding=1), nn.ReLU(inplace=True))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2 * width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.pool(self.stage(self.stem(x))).flatten(1))
+
+
+@pytest.fixture
+def teacher() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def batch_of(split: Split, indices: list[int], views: list[int]) -> Batch:
+    index, seen = torch.tensor(indices), torch.tensor(views)
+    inputs, targets = split.select(index)
+    return Batch(index, show(inputs, seen, BOTH), targets, seen)
+
+
+def test_outputs_are_the_teachers_own_and_asked_for_once(teacher: Net) -> None:
+    split = images()
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN)
+    for _ in range(2):
+        batch = batch_of(split, [3, 7, 7, 1], [0, 1, 0, 0])
+        torch.testing.assert_close(outputs(batch, BOTH), teacher.eval()(batch.inputs).detach())
+        assert outputs.asked == 4
+    # Two known, two new: only the new ones are asked for, and all come back in order.
+    batch = batch_of(split, [7, 2, 3, 3], [1, 0, 1, 0])
+    torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
+    assert outputs.asked == 6
+
+
+def test_views_keep_their_place_whatever_tuple_is_in_use(teacher: Net) -> None:
+    """Answers kept for the plain view must not be given for a mirrored one when only one view is in use."""
+    split = images()
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN)
+    outputs(batch_of(split, [0, 1], [0, 0]), (View.IDENTITY,))
+    mirrored = Batch(
+        torch.tensor([0, 1]), split.select([0, 1])[0].flip(3), torch.zeros(2), torch.tensor([0, 0])
+    )
+    torch.testing.assert_close(outputs(mirrored, (View.FLIP,)), teacher(mirrored.inputs).detach())
+
+
+def test_outputs_resume_from_disk_and_ignore_a_damaged_file(teacher: Net, tmp_path) -> None:
+    split, batch = images(), None
+    first = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    batch = batch_of(split, [0, 5, 9], [0, 1, 1])
+    expected = first(batch, BOTH)
+    first.save()
+    again = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    assert torch.equal(again(batch, BOTH), expected)
+    assert again.asked == 0
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    damaged = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    assert torch.equal(damaged(batch, BOTH), expected)
+    assert damaged.asked == 3
+
+
+def test_another_network_or_other_data_have_other_keys(teacher: Net) -> None:
+    key = fingerprint(teacher, images())
+    assert fingerprint(teacher, images()) == key
+    assert fingerprint(teacher, images(19)) != key
+    with torch.no_grad():
+        teacher.fc.bias[0] += 1e-6
+    assert fingerprint(teacher, images()) != key
+
+
+def test_outputs_too_large_to_keep_are_asked_for_again(teacher: Net, monkeypatch) -> None:
+    monkeypatch.setattr("tenfold.training.outputs.LARGEST_CACHE", 100)
+    split = images()
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN)
+    batch = batch_of(split, [3, 4], [0, 0])
+    for _ in range(2):
+        torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
+    assert outputs.asked == 4
+
+
+def test_a_teacher_that_answers_nonsense_is_refused(teacher: Net) -> None:
+    split = images()
+    with torch.no_grad():
+        teacher.fc.bias[0] = float("nan")
+    with pytest.raises(NetworkError, match="not finite"):
+        TeacherOutputs(teacher, split, precision=PLAIN)(batch_of(split, [0], [0]), BOTH)
+    flat = TeacherOutputs(nn.Flatten(0), split, precision=PLAIN)
+    with pytest.raises(NetworkError, match="first dimension"):
+        flat(batch_of(split, [0, 1], [0, 0]), BOTH)
+
+
+def test_the_teacher_that_was_given_is_not_touched(teacher: Net) -> None:
+    teacher.train()
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    split = images()
+    TeacherOutputs(teacher, split)(batch_of(split, [0], [0]), BOTH)
+    assert teacher.training
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(before[k], v) and v.is_contiguous() for k, v in teacher.state_dict().items())
+
+
+def test_every_example_comes_in_every_view_in_turn() -> None:
+    indices = torch.arange(10)
+    first, second = view_of(indices, 0, BOTH), view_of(indices, 1, BOTH)
+    assert torch.equal(first, 1 - second)
+    assert first.sum() == 5
+    x = torch.randn(10, 1, 2, 3)
+    seen = show(x, first, BOTH)
+    assert torch.equal(seen[0], x[0])
+    assert torch.equal(seen[1], x[1].flip(2))
+    assert show(x, first, (View.IDENTITY,)) is x
+
+
+class Half(nn.Module):
+    """Tells in which third of the width an image is bright: mirrored, left is right."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 10 * torch.stack([part.mean(dim=(1, 2, 3)) for part in x.chunk(3, dim=3)], dim=1)
+
+
+def test_mirror_is_kept_only_where_the_teacher_still_sees_the_class() -> None:
+    labels = torch.arange(60) % 3
+    sideways = torch.zeros(60, 1, 3, 6)
+    for i, label in enumerate(labels.tolist()):
+        sideways[i, :, :, 2 * label : 2 * label + 2] = 1.0
+
+    def views(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[View, ...]:
+        split = Split((inputs, targets))
+        return faithful_views(TeacherOutputs(model, split, precision=PLAIN), split)
+
+    assert views(Half(), sideways, labels) == (View.IDENTITY,)
+    upright = sideways.transpose(2, 3)  # the same, top to bottom
+
+    class Upright(Half):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.transpose(2, 3))
+
+    assert views(Upright(), upright, labels) == BOTH
+    # Targets that are not classes have no mirror that is known to be true to them.
+    assert views(Upright(), upright, labels.float()) == (View.IDENTITY,)
+    # Neither has what is not an image.
+    assert views(nn.Linear(6, 3), torch.randn(60, 6), labels) == (View.IDENTITY,)
+
+
+def test_shown_gives_the_view_asked_for() -> None:
+    split = images()
+    plain, mirrored = (shown(split, torch.tensor([2, 4]), view) for view in BOTH)
+    assert torch.equal(mirrored.inputs, plain.inputs.flip(3))
+    assert mirrored.views.tolist() == [1, 1]
+
+
+def test_stage_pairs_are_the_last_layers_at_each_resolution(teacher: Net) -> None:
+    inputs = torch.randn(2, 2, 6, 6)
+    assert stage_pairs(Net(2), teacher, inputs) == (("stem", "stem"), ("stage", "stage"))
+
+
+def test_projections_only_where_widths_differ(teacher: Net) -> None:
+    inputs, pairs = torch.randn(2, 2, 6, 6), (("stem", "stem"), ("stage", "stage"))
+    assert len(projections_between(Net(4), teacher, inputs, pairs)) == 0
+    maps = projections_between(Net(2), teacher, inputs, pairs)
+    assert [tuple(m.weight.shape) for m in maps.values()] == [(4, 2), (8, 4)]
+    with pytest.raises(NetworkError, match="differ in more than channels"):
+        projections_between(Net(2), teacher, inputs, (("stem", "stage"),))
+    with pytest.raises(NetworkError, match="no such layer"):
+        projections_between(Net(2), teacher, inputs, (("nowhere", "stage"),))
+
+
+def test_hooks_are_taken_away_again(teacher: Net) -> None:
+    with captured(teacher, ["stem"]) as seen:
+        teacher(torch.randn(2, 2, 6, 6))
+    assert seen["stem"].shape == (2, 4, 6, 6)
+    assert not teacher.stem._forward_hooks
