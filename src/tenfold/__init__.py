@@ -6,19 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tenfold.cost import Device
+    from tenfold.compress import load
+    from tenfold.cost import Device, profile
     from tenfold.data import Split, Task
+    from tenfold.search import Budget, Frontier, shrink
 
 __version__ = "0.1.0"
 
-# Loaded on first use, so that `tenfold --help` and a bad argument answer at once.
+# Loaded on first use, so that `tenfold --help` and a wrong option answer at once.
 _HOMES = {
+    "Budget": "tenfold.search",
     "Device": "tenfold.cost",
+    "Frontier": "tenfold.search",
     "Split": "tenfold.data",
     "Task": "tenfold.data",
+    "load": "tenfold.compress",
+    "profile": "tenfold.cost",
+    "shrink": "tenfold.search",
 }
 
-__all__ = ["Device", "Split", "Task"]
+__all__ = ["Budget", "Device", "Frontier", "Split", "Task", "load", "profile", "shrink"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 
 from tenfold.compress.factorize import Cost, Energy, Factorize, Share
 from tenfold.compress.factorize.structure import factorised, price
+from tenfold.compress.recipe import Recipe, parse_recipe
 from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Task
@@ -259,13 +260,29 @@ def test_preflight_names_a_pattern_without_layers_and_weights_that_are_not_finit
         Factorize().apply(resnet, task, Run())
 
 
-def test_rebuild_refuses_ranks_that_do_not_fit(resnet: CifarResNet) -> None:
-    with pytest.raises(RecipeError, match="gone"):
-        Factorize().rebuild(resnet, {"layers": {"gone": [2]}}, torch.zeros(1, 1, 28, 28))
-    with pytest.raises(RecipeError, match="fc"):
-        Factorize().rebuild(resnet, {"layers": {"fc": [2, 3]}}, torch.zeros(1, 1, 28, 28))
-    with pytest.raises(RecipeError, match="fc"):
-        Factorize().rebuild(resnet, {"layers": {"fc": [0]}}, torch.zeros(1, 1, 28, 28))
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"gone": [2]}, "gone"),
+        ({"fc": [2, 3]}, "fc"),
+        ({"fc": [0]}, "fc"),
+        ({"fc": [11]}, "fc"),
+        ({"fc": [True]}, "fc"),
+        ({"fc": "3"}, "fc"),
+        ({"layer1.0.conv1": [4, 10**12]}, "layer1"),
+        ({"bn1": [2]}, "bn1"),
+        (None, "layers"),
+    ],
+)
+def test_rebuild_refuses_ranks_that_do_not_fit(resnet: CifarResNet, layers, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Factorize().rebuild(resnet, {"layers": layers}, torch.zeros(1, 1, 28, 28))
+
+
+@pytest.mark.parametrize("keep", [Energy(0.7), Share(0.4, Cost.MACS)])
+def test_it_is_written_in_a_recipe_and_read_again(keep: Energy | Share) -> None:
+    recipe = Recipe((Factorize(keep, layers=("layer3.*",), multiple=4),))
+    assert parse_recipe(recipe.to_yaml()) == recipe
 
 
 @pytest.mark.parametrize(

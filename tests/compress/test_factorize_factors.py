@@ -28,6 +28,7 @@ def test_svd_error_is_the_discarded_singular_values(rows: int, columns: int, dat
     reference = np.linalg.svd(matrix.double().numpy(), compute_uv=False)
     error = (matrix.double() - left @ right).square().sum().item()
     assert error == pytest.approx(np.square(reference[rank:]).sum(), abs=1e-10)
+    torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1))  # neither factor is larger than the other
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (1, 4), (6, 6)])

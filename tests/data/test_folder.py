@@ -19,7 +19,7 @@ def picture(
     """Write a picture of this (height, width) and return its pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = size if mode == "L" else (*size, 3)
-    random = np.random.default_rng(abs(hash(path.name)) % 1000)
+    random = np.random.default_rng(sum(path.name.encode()))
     pixels = (
         random.integers(0, 256, shape, dtype=np.uint8) if value is None else np.full(shape, value, np.uint8)
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenfold.data import METRICS, load_data, metric_from, task_from
+from tenfold.data import METRICS, load_data, load_metric, task_from
 from tenfold.errors import DataError, MetricError, NetworkError
 from tenfold.naming import called, find
 
@@ -111,19 +111,19 @@ def test_options_of_folders_are_not_for_factories() -> None:
 
 
 def test_metrics_by_name() -> None:
-    assert metric_from("accuracy") is METRICS["accuracy"]
-    assert metric_from("my_data:score")(torch.ones(2), torch.ones(2)) == 1
-    assert metric_from(max) is max  # type: ignore[comparison-overlap, arg-type]
+    assert load_metric("accuracy") is METRICS["accuracy"]
+    assert load_metric("my_data:score")(torch.ones(2), torch.ones(2)) == 1
+    assert load_metric(max) is max  # type: ignore[comparison-overlap, arg-type]
     with pytest.raises(MetricError, match=r"unknown metric 'acuracy'; did you mean 'accuracy'"):
-        metric_from("acuracy")
+        load_metric("acuracy")
     with pytest.raises(MetricError, match=r"my_data has no 'scor'; did you mean 'score'"):
-        metric_from("my_data:scor")
+        load_metric("my_data:scor")
     with pytest.raises(MetricError, match="is a int, not a function"):
-        metric_from("my_data:NUMBER")
+        load_metric("my_data:NUMBER")
 
 
 def test_the_callers_error_is_raised() -> None:
-    with pytest.raises(NetworkError, match="not of the form package.module:name"):
+    with pytest.raises(NetworkError, match=r"not of the form package\.module:name"):
         find("just words", NetworkError)
     with pytest.raises(NetworkError, match="raised ValueError"):
         called("my_data:broken", NetworkError)

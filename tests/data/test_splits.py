@@ -104,7 +104,7 @@ def test_hold_out_depends_on_the_seed_alone() -> None:
 
 def test_known_targets_of_a_dataset() -> None:
     class Labelled(TensorDataset):
-        targets = [0, 2, 1]
+        targets = (0, 2, 1)
 
     split = Split(Labelled(torch.zeros(3, 1), torch.zeros(3)))
     assert split.known_targets is not None
@@ -123,5 +123,5 @@ def test_task_sets_a_fifth_aside() -> None:
 def test_the_split_at_fault_is_named() -> None:
     with pytest.raises(DataError, match="validation: 2 examples but 3 targets"):
         Splits((torch.zeros(2), [0, 1]), (torch.zeros(2), [0, 1, 2]))
-    with pytest.raises(DataError, match="model must be a torch.nn.Module, not str"):
+    with pytest.raises(DataError, match=r"model must be a torch\.nn\.Module, not str"):
         Task("net", pairs(10))  # type: ignore[arg-type]

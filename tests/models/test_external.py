@@ -68,7 +68,8 @@ class TestTimm:
 class TestTransformers:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        transformers = pytest.importorskip("transformers")
+        pytest.importorskip("transformers")
+        transformers = _library("transformers", "transformers")  # mends torchvision, which it imports
         config = transformers.BertConfig(
             vocab_size=50,
             hidden_size=16,
@@ -89,6 +90,7 @@ class TestTransformers:
 
         stored = load_file(folder / "model.safetensors")
         assert torch.equal(model.state_dict()["classifier.weight"], stored["classifier.weight"])
+        assert all(parameter.data_ptr() % 64 == 0 for parameter in model.parameters())
 
     def test_random(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()

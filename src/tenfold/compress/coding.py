@@ -75,7 +75,10 @@ def decode_fields(cls: type, values: Mapping[str, Any], keys: Keys = (), name: s
     }
     try:
         return cls(**decoded)
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except ValueError as error:
+        text = (str(error).splitlines() or ["a value is out of range"])[0].removeprefix(f"{cls.__name__}: ")
+        raise CodingError((*keys, *_key_named_in(text, values)), f"{label}: {text}") from error
+    except (TypeError, ArithmeticError) as error:
         raise CodingError(
             (*keys, *_key_named_in(str(error), values)), f"{label}: {described(error)}"
         ) from error
@@ -161,10 +164,11 @@ def _decode_mapping(arguments: tuple[Any, ...], value: Any, keys: Keys, name: st
 
 
 def _decode_union(options: tuple[Any, ...], value: Any, keys: Keys, name: str) -> Any:
-    """The first option that fits; for a mapping only dataclasses are tried, the one of its `type` alone."""
+    """The first option that fits; where none does, the error of the one most like the value."""
     if value is None and type(None) in options:
         return None
     options = tuple(option for option in options if option is not type(None))
+    options = tuple(sorted(options, key=lambda option: not _alike(option, value)))
     if isinstance(value, Mapping) and "type" in value:
         named = [o for o in options if isinstance(o, type) and value["type"] in _dataclasses(o)]
         options = tuple(named) or options
@@ -176,6 +180,19 @@ def _decode_union(options: tuple[Any, ...], value: Any, keys: Keys, name: str) -
             first = first or error
     assert first is not None
     raise first
+
+
+def _alike(hint: Any, value: Any) -> bool:
+    """Whether values of this hint are written in the form that `value` has: a list, a mapping, or a scalar."""
+    origin = typing.get_origin(hint)
+    if isinstance(value, (list, tuple)):
+        return origin in (tuple, list, frozenset, Sequence)
+    is_type = isinstance(hint, type)
+    if isinstance(value, Mapping):
+        return origin in (dict, Mapping) or (is_type and bool(_dataclasses(hint)))
+    if isinstance(value, str):
+        return origin is typing.Literal or hint is str or (is_type and issubclass(hint, enum.Enum))
+    return hint in (bool, int, float)
 
 
 def _decode_dataclass(hint: type, value: Any, keys: Keys, name: str) -> Any:

@@ -20,12 +20,15 @@ from torch import Tensor, nn
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Split, Task
+from tenfold.errors import NetworkError
 from tenfold.training import (
     AdamW,
     Distillation,
     HiddenDistillation,
     OptimizerSettings,
+    Precision,
     TeacherOutputs,
+    View,
     faithful_views,
     fastest_precision,
     fingerprint,
@@ -39,13 +42,12 @@ from tenfold.training.norms import batch_norms
 DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
 FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
 SMALLEST_BATCH = 8  # … but not below this
-NOISY_BATCH = 32  # below it, statistics of a batch are too noisy to normalise by
 REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
-NORMED_RATE = 1e-3  # networks with batch norm, whose outputs do not depend on the scale of the weights
+NORMED_RATE = 1.5e-3  # networks with batch norm
 UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
 HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
 VIEWS_SHARE = 0.15  # at most so much of the time goes into choosing views
-EVALUATION_SHARE = 1.5  # time kept back for judging, as a multiple of what it took before
+RESERVE = 1.5  # time kept back for judging at the end, as a multiple of what it took before
 
 
 class Matching(Enum):
@@ -137,43 +139,29 @@ class Distill:
         batch_size = batch_for(len(train), self.batch_size)
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
-        teacher, judge = _kept(original, train, run), _kept(original, held, run)
+        teacher = _kept(original, train, run)
+        judge = _kept(original, held, run, teacher.precision)
         precision = fastest_precision(student, train.select(range(batch_size))[0])
-        judged_by = Distillation(judge, temperature=self.temperature, alpha=self.alpha)
-
-        def judged() -> float:
-            return mean_loss(student, held, judged_by, precision=precision)
-
-        judged()  # the teacher answers here, once; the next call shows what judging costs
-        clock = time.monotonic()
-        best = {"unchanged": judged()}
-        reserve = EVALUATION_SHARE * (time.monotonic() - clock)
-        weights = {"unchanged": _weights(student)}
-        refresh_statistics(student, train, precision=precision, deadline=deadline - reserve)
-        if batch_norms(student):
-            best["refreshed"], weights["refreshed"] = judged(), _weights(student)
-            student.load_state_dict(weights[min(best, key=best.__getitem__)])
+        versions = Versions(student, held, self._outputs_alone(judge), precision)
+        versions.note("unchanged")
+        if not versions.losses:
+            raise NetworkError(
+                "the network's outputs are not finite before any training: its weights hold NaN or inf"
+            )
+        deadline -= RESERVE * versions.seconds
+        if refresh_statistics(student, train, precision=precision, deadline=deadline):
+            versions.note("refreshed")
+            versions.restore_best()
 
         now = time.monotonic()
         views = faithful_views(teacher, train, deadline=now + VIEWS_SHARE * max(0.0, deadline - now))
-        held_norms = batch_size < NOISY_BATCH
-        optimizer = self._optimizer(student, batch_size)
         pairs = self._pairs(student, teacher, train)
-        objective: Distillation = Distillation(
-            teacher, temperature=self.temperature, alpha=self.alpha, views=views
-        )
+        objective = self._outputs_alone(teacher, views)
         if pairs:
-            objective = HiddenDistillation(
-                teacher,
-                student,
-                train.select([0, 1 % len(train)])[0],
-                pairs,
-                weight=self.hidden_weight,
-                temperature=self.temperature,
-                alpha=self.alpha,
-                views=views,
-            )
-        left = deadline - time.monotonic() - reserve
+            example = train.select([0, 1 % len(train)])[0]
+            objective = HiddenDistillation(objective, student, example, pairs, self.hidden_weight, run.seed)
+        optimizer = self._optimizer(student, batch_size)
+        left = deadline - time.monotonic()
         bounded = math.isfinite(left)
         try:
             result = fit(
@@ -186,21 +174,20 @@ class Distill:
                 batch_size=batch_size,
                 seed=run.seed,
                 precision=precision,
-                hold_norms=held_norms,
+                hold_norms=True,  # measured afresh above; batch statistics heal worse, far worse on few examples
                 progress=run.progress,
             )
         finally:
             teacher.save()
             judge.save()
         if result.steps:
-            best["trained"], weights["trained"] = judged(), _weights(student)
-        kept = min(best, key=best.__getitem__)
-        student.load_state_dict(weights[kept])
+            versions.note("trained")
+        kept = versions.restore_best()
         return Applied(
             student.eval(),
             {
                 "kept": kept,
-                "held_out_losses": best,
+                "held_out_losses": versions.losses,
                 "steps": result.steps,
                 "epochs": round(result.epochs, 3),
                 "seconds": round(time.monotonic() - started, 3),
@@ -209,7 +196,6 @@ class Distill:
                 "examples": len(train),
                 "batch_size": batch_size,
                 "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)},
-                "norms_held": held_norms,
                 "precision": str(precision),
                 "views": [view.value for view in views],
                 "hidden": [list(pair) for pair in pairs],
@@ -219,6 +205,11 @@ class Distill:
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
         """Training changes no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
+
+    def _outputs_alone(
+        self, teacher: TeacherOutputs, views: tuple[View, ...] = (View.IDENTITY,)
+    ) -> Distillation:
+        return Distillation(teacher, temperature=self.temperature, alpha=self.alpha, views=views)
 
     def _optimizer(self, student: nn.Module, batch_size: int) -> OptimizerSettings:
         """AdamW with the rate asked for, or one that suits the network and the batch."""
@@ -234,6 +225,38 @@ class Distill:
         if self.hidden is Matching.AUTO:
             return stage_pairs(student, teacher.teacher, train.select([0, 1 % len(train)])[0])
         return () if isinstance(self.hidden, Matching) else self.hidden
+
+
+class Versions:
+    """The student as it was at each stage, judged by its mean loss on held-out examples; the best can be brought back."""
+
+    def __init__(
+        self, student: nn.Module, held: Split, objective: Distillation, precision: Precision
+    ) -> None:
+        self.student, self.held, self.objective, self.precision = student, held, objective, precision
+        self.losses: dict[str, float] = {}
+        self.seconds = 0.0  # that judging takes, without the teacher's share
+        self._weights: dict[str, dict[str, Any]] = {}
+
+    def note(self, name: str) -> None:
+        """Judge the student as it is and keep a copy of it; one whose loss is not finite is not kept."""
+        if not self.losses:  # the teacher answers in the first call and is not to be timed
+            self._judge()
+        started = time.monotonic()
+        loss = self._judge()
+        self.seconds = time.monotonic() - started
+        if math.isfinite(loss):
+            self.losses[name] = loss
+            self._weights[name] = {k: v.detach().clone() for k, v in self.student.state_dict().items()}
+
+    def restore_best(self) -> str:
+        """Give the student the weights of the lowest loss, and return that version's name."""
+        best = min(self.losses, key=self.losses.__getitem__)
+        self.student.load_state_dict(self._weights[best])
+        return best
+
+    def _judge(self) -> float:
+        return mean_loss(self.student, self.held, self.objective, precision=self.precision)
 
 
 def held_out(data: Split) -> tuple[Split, Split]:
@@ -253,17 +276,13 @@ def batch_for(examples: int, largest: int) -> int:
     return min(largest, examples, max(SMALLEST_BATCH, examples // FEW_STEPS))
 
 
-def _kept(teacher: nn.Module, split: Split, run: Run) -> TeacherOutputs:
+def _kept(teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
     key = f"teacher outputs {fingerprint(teacher, split)}"
     if key not in run.cache:
-        run.cache[key] = TeacherOutputs(teacher, split, folder=run.folder)
+        run.cache[key] = TeacherOutputs(teacher, split, precision=precision, folder=run.folder)
     outputs: TeacherOutputs = run.cache[key]
     return outputs
-
-
-def _weights(model: nn.Module) -> dict[str, Any]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def _is_integer(value: Any) -> bool:

@@ -30,6 +30,7 @@ from tenfold.naming import nearest
 
 VERSION = 1
 LARGEST_FILE = 1 << 20  # bytes; a recipe is a page
+DEEPEST = 50  # collections within collections
 _KEYS = ("tenfold", "seed", "steps")
 
 
@@ -53,7 +54,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The text of the recipe's file."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     def write(self, path: Path | str) -> None:
         """Write the recipe's file, whole or not at all."""
@@ -143,8 +144,6 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
         raise RecipeError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
-    except RecursionError as error:
-        raise RecipeError(f"{source}: nested too deeply to be a recipe") from error
 
 
 def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple[Step, ...]]:
@@ -183,7 +182,11 @@ def _part_of(progress: Callable[[float, str], None], index: int, number: int) ->
 
 def _plain(text: str, lines: dict[Keys, int]) -> Any:
     """The YAML text as plain data; `lines` receives the line of every key and list entry."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise CodingError((), f"it is nested more than {DEEPEST} deep: that is no recipe")
         # Aliases could make a small file an enormous value; nothing in a recipe needs them.
         if isinstance(event, yaml.AliasEvent):
             raise CodingError((), f"aliases (*{event.anchor}) are not allowed")

@@ -166,7 +166,9 @@ def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
     try:
         if _sha256(path) != digest:
             raise RecipeError(f"{path} is not the file that was saved with its structure (its hash differs)")
-        return load_file(path)
+        # Copied out of the file: its tensors lie at any multiple of 8 bytes, where the same kernels round
+        # otherwise than on PyTorch's own allocations, and outputs would differ from the saved network's.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except FileNotFoundError as error:
         raise RecipeError(f"{path} does not exist: the saved network is incomplete") from error
     except (OSError, SafetensorError, ValueError) as error:

@@ -21,6 +21,7 @@ def packed(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     first_name: dict[tuple[object, ...], str] = {}
+    storages: set[int] = set()
     for name, value in all_tensors(model).items():
         if value.is_meta:
             raise NetworkError(f"{name} is on the meta device: it has no values to save")
@@ -33,8 +34,13 @@ def packed(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             shared[name] = first_name[identity]
             continue
         first_name[identity] = name
-        # A copy, since tensors that overlap in one storage cannot be written as they are.
-        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        dense = value.detach().cpu().contiguous()
+        storage = dense.untyped_storage()
+        # Tensors that overlap in one storage, or fill only a part of theirs, cannot be written as they are.
+        if storage.data_ptr() in storages or storage.nbytes() != dense.nbytes:
+            dense = dense.clone()
+        storages.add(storage.data_ptr())
+        tensors[name] = dense
     return tensors, shared
 
 

@@ -8,7 +8,9 @@ modules are counted like built-in ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tenfold.cost.counter import Counter, tensors_in
+from tenfold.cost.fakes import Fakes
 from tenfold.cost.liveness import storage_key
 from tenfold.cost.modules import ModuleStack, unchanged
 from tenfold.cost.record import Profile, layers_of
@@ -38,9 +41,9 @@ def profile(model: nn.Module, inputs: Any) -> Profile:
     """
     if not isinstance(model, nn.Module):
         raise NetworkError(f"a network must be a torch.nn.Module, not {type(model).__name__}")
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     args, kwargs = _arguments(inputs)
-    fake_mode = FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True, static_shapes=True)
-    fakes = _Fakes(fake_mode)
+    fakes = Fakes()
     modules = ModuleStack(model)
     counter = Counter(fakes, modules)
     weights = _weights(model)
@@ -49,10 +52,8 @@ def profile(model: nn.Module, inputs: Any) -> Profile:
             raise NetworkError(
                 f"{name}: not initialised yet (a lazy layer); run the network once, then count it"
             )
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operator has no shape rule
     try:
-        with unchanged(model), torch.no_grad(), fakes.mode:
+        with unchanged(model), _settings(), torch.no_grad(), fakes.mode:
             replaced = {name: counter.add_weight(tensor) for name, tensor in weights.items()}
             args, kwargs = tree_map_only(Tensor, fakes.of, (args, kwargs))
             counter.add_inputs(tree_leaves((args, kwargs)))
@@ -63,9 +64,25 @@ def profile(model: nn.Module, inputs: Any) -> Profile:
                 functional_call(model, replaced, args, kwargs)
     except Exception as error:
         raise _explained(error, modules, counter) from error
+    return _summary(model, weights, (args, kwargs), counter)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Attention without the fast path, whose one fused operator has no shape rule; torch's own log silent.
+
+    What torch would log of a failing operator is told by the `NetworkError`.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled = log.disabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    log.disabled = True
+    try:
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return _summary(model, weights, (args, kwargs), counter)
+        log.disabled = disabled
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -99,10 +99,10 @@ class Counter(TorchDispatchMode):
         mutated = _mutated(func, args, kwargs)
         written = mutated + [out for out in outputs if storage_key(out) not in input_keys]
         self.liveness.see(outputs)
-        if not written:
-            return  # a view
         name = formulas.operator_name(func)
         short = name.removeprefix("aten::")
+        if not written or short in operators.ALLOCATIONS:
+            return  # a view, or memory set aside
         macs, other_flops = 0, 0
         if formula is None:
             self.unknown.add(name)
@@ -121,7 +121,7 @@ class Counter(TorchDispatchMode):
                 other_flops=other_flops,
                 weight_bytes=weight_bytes,
                 bytes_read=bytes_read,
-                bytes_written=0 if short in operators.ALLOCATIONS else sum(map(_size, written)),
+                bytes_written=sum(map(_size, written)),
                 output_shape=tuple(outputs[0].shape),
                 params=tuple(sorted({self._params[key] for key in input_keys if key in self._params})),
                 reads=tuple(sorted({self._makers[key] for key in input_keys if key in self._makers})),

@@ -125,6 +125,11 @@ def _addbmm(bias: Shape, a: Shape, b: Shape, *rest: Any, out: Shape, **kwargs: A
     return prod(a) * b[2]
 
 
+def _grouped_mm(a: Shape, b: Shape, *rest: Any, out: Shape, **kwargs: Any) -> float:
+    """Rows (n, k) in groups × (g, k, m), or (g, n, k) × (g, k, m); (n, K) × (K, m) has K in groups."""
+    return prod(a) * b[-1] if len(a) == len(b) == 2 else prod(out) * a[-1]
+
+
 def _linear(x: Shape, weight: Shape, *rest: Any, out: Shape, **kwargs: Any) -> float:
     return prod(x) * prod(weight[:-1])
 
@@ -143,9 +148,11 @@ def _trilinear(
 
 
 _register_all(["mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_scaled_mm", "matmul"], _mm)
+_register_all(["_weight_int8pack_mm", "_weight_int4pack_mm_for_cpu", "_dyn_quant_matmul_4bit"], _mm)
 _register_all(["addmm", "baddbmm", "addmv", "_addmm_activation"], _addmm)
 _register_all(["addbmm"], _addbmm)
 _register_all(["linear", "mkldnn_linear"], _linear)
+_register_all(["_grouped_mm", "_scaled_grouped_mm"], _grouped_mm)
 _register_all(["_trilinear"], _trilinear)
 
 

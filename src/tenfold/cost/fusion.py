@@ -41,8 +41,8 @@ def fused(operators: Sequence[OperatorCost]) -> tuple[FusedOperator, ...]:
     groups: dict[int, list[int]] = {}  # first member -> members
     home: dict[int, int] = {}  # operator -> first member of its group
     for number, operator in enumerate(operators):
-        if constant[number] or operator.bytes_written == 0:
-            continue  # folded away, or only memory set aside
+        if constant[number]:
+            continue  # folded away
         host = _host(number, operator, operators, readers, home, groups)
         home[number] = number if host is None else host
         groups.setdefault(home[number], []).append(number)

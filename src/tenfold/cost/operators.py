@@ -19,7 +19,8 @@ POINTWISE = _names(
     lerp addcmul addcdiv rrelu_with_noise log_sigmoid_forward logical_and logical_or logical_not bitwise_and
     bitwise_or bitwise_not bitwise_xor __and__ __or__ __xor__ native_dropout complex polar
     fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
-    _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
+    _fake_quantize_per_tensor_affine_cachemask_tensor_qparams floor_divide abs eq ne lt le gt ge copysign
+    heaviside xlogy _add_relu
     """
 )
 
@@ -27,7 +28,8 @@ POINTWISE = _names(
 PER_OUTPUT = _names(
     """
     glu isin bucketize searchsorted addr ger outer cross linalg_cross col2im scatter_add index_add scatter_reduce
-    index_reduce _thnn_fused_lstm_cell _thnn_fused_gru_cell
+    index_reduce _thnn_fused_lstm_cell _thnn_fused_gru_cell hann_window hamming_window blackman_window
+    bartlett_window kaiser_window affine_grid_generator
     """
 )
 
@@ -47,7 +49,7 @@ INTERPOLATION = {
 REDUCTIONS = _names(
     """
     sum mean amax amin aminmax max min argmax argmin any all prod nansum count_nonzero median nanmedian mode
-    logsumexp cumsum cumprod cummax cummin _cummax_helper _cummin_helper logcumsumexp trace bincount histc
+    _aminmax logsumexp cumsum cumprod cummax cummin _cummax_helper _cummin_helper logcumsumexp trace bincount histc
     _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d adaptive_avg_pool2d
     """
 )
@@ -57,6 +59,15 @@ SOFTMAX = 5  # maximum, subtraction, exponential, sum, division
 FULL_NORM = 8  # mean 1, centred squares 3, normalise 2, scale and shift 2
 PER_INPUT = {
     **dict.fromkeys(_names("linalg_vector_norm norm nll_loss_forward nll_loss2d_forward"), 2),
+    **dict.fromkeys(
+        _names(
+            """
+            mse_loss smooth_l1_loss huber_loss soft_margin_loss binary_cross_entropy
+            binary_cross_entropy_with_logits dist
+            """
+        ),
+        3,
+    ),
     **dict.fromkeys(_names("var std var_mean std_mean _fused_rms_norm rms_norm"), 4),
     **dict.fromkeys(
         _names("_softmax _log_softmax softmax log_softmax _safe_softmax _masked_softmax"), SOFTMAX
@@ -77,7 +88,7 @@ PER_INPUT = {
 }
 
 # n·log2 n comparisons for n elements along the last dimension.
-SORTS = _names("sort argsort topk msort kthvalue unique_dim _unique2")
+SORTS = _names("sort argsort topk msort kthvalue unique_dim _unique2 _unique unique_consecutive")
 
 # No arithmetic: these move, make, pad, name or check data.
 MOVEMENT = _names(
@@ -96,7 +107,10 @@ MOVEMENT = _names(
     _reshape_alias _conj_physical conj_physical resolve_conj _local_scalar_dense equal is_same_size
     _pack_padded_sequence _assert_async _functional_assert_async _assert_tensor_metadata sym_size sym_numel
     sym_stride split_copy split_with_sizes_copy view_copy expand_copy permute_copy unsafe_split
-    unsafe_split_with_sizes unsafe_chunk unbind_copy item
+    unsafe_split_with_sizes unsafe_chunk unbind_copy item random put _chunk_cat _stack range alias_copy
+    as_strided_copy as_strided_scatter diagonal_copy diagonal_scatter narrow_copy select_copy slice_copy
+    squeeze_copy unsqueeze_copy t_copy transpose_copy _reshape_alias_copy _conj_copy _neg_view_copy _lazy_clone
+    empty_permuted
     """
 )
 
@@ -106,7 +120,7 @@ GATHERS = _names(
 )
 
 # These set memory aside and write nothing.
-ALLOCATIONS = _names("empty empty_strided empty_like new_empty new_empty_strided resize_ set_")
+ALLOCATIONS = _names("empty empty_permuted empty_strided empty_like new_empty new_empty_strided resize_ set_")
 
 # These write their first argument without reading it.
 OVERWRITES = _names("copy_ fill_ zero_ normal_ uniform_")

@@ -26,15 +26,12 @@ Observation = tuple[Profile, str, float]
 
 SMALLEST = 0.02  # of the scaled prior, for any coefficient
 PRIOR_SPREAD = 0.7  # standard deviation of u around 1
-NOISE = 0.05  # relative error that weighs the ridge
-NOISE_PRIOR = (
-    0.10,
-    2.0,
-)  # relative error expected before any residual is seen, and how many residuals it is worth
-UNSEEN_SPREAD = (
-    0.35  # of the scale (natural logarithm) of a precision that was never measured, given another was
-)
-BLIND_SPREAD = 0.7  # and where nothing was measured at all
+NOISE = 0.05  # relative error of a measurement, for the weight of the ridge
+# The relative error of the model expected before any residual is seen, and how many residuals that is worth.
+EXPECTED_NOISE, EXPECTED_WORTH = 0.10, 4.0
+# Spread (of the logarithm) of a precision's scale that was never measured, where another was and where none was.
+UNSEEN_SPREAD, BLIND_SPREAD = 0.35, 0.5
+KNOWN = 100.0  # degrees of freedom of a spread that is assumed and not estimated
 
 
 @dataclass(frozen=True)
@@ -177,8 +174,8 @@ class LatencyModel:
             scale=math.exp(float(np.mean(scales))) if scales else 1.0,
             u=np.ones(4),
             covariance=PRIOR_SPREAD**2 * np.eye(4),
-            noise=NOISE_PRIOR[0],
-            freedom=NOISE_PRIOR[1],
+            noise=EXPECTED_NOISE,
+            freedom=KNOWN,
             scale_spread=UNSEEN_SPREAD if scales else BLIND_SPREAD,
         )
 
@@ -197,9 +194,8 @@ def _fit(shares: NDArray[np.float64]) -> _Fit:
     gram = rows.T @ rows
     eigenvalues = np.clip(np.linalg.eigvalsh(gram), 0, None)
     used = float(np.sum(eigenvalues / (eigenvalues + ridge)))  # effective number of fitted parameters
-    expected, worth = NOISE_PRIOR
-    freedom = worth + max(0.0, n - used)
-    noise = math.sqrt((worth * expected**2 + float(residuals @ residuals)) / freedom)
+    freedom = EXPECTED_WORTH + max(0.0, n - used)
+    noise = math.sqrt((EXPECTED_WORTH * EXPECTED_NOISE**2 + float(residuals @ residuals)) / freedom)
     covariance = np.linalg.inv(gram / noise**2 + np.eye(4) / PRIOR_SPREAD**2)
     return _Fit(scale, u, covariance, noise, freedom, 0.0)
 

@@ -2,7 +2,7 @@
 
 from tenfold.data.checks import check_task
 from tenfold.data.loaders import load_data
-from tenfold.data.metric import METRICS, Metric, accuracy, checked_score, metric_from
+from tenfold.data.metric import METRICS, Metric, accuracy, checked_score, load_metric
 from tenfold.data.sample import fashion_mnist
 from tenfold.data.split import Split
 from tenfold.data.task import Splits, Task, as_split, task_from
@@ -19,6 +19,6 @@ __all__ = [
     "checked_score",
     "fashion_mnist",
     "load_data",
-    "metric_from",
+    "load_metric",
     "task_from",
 ]

@@ -48,7 +48,7 @@ def _splits(arrays: Mapping[str, np.ndarray], mean: Numbers | None, std: Numbers
     scaling = scaling_from(
         arrays.get("mean") if mean is None else mean, arrays.get("std") if std is None else std
     )
-    classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else ()
+    classes = tuple(str(name) for name in np.atleast_1d(arrays["classes"])) if "classes" in arrays else ()
     if "images" in arrays or "labels" in arrays:
         rest, test = _split(arrays, "images", "labels", scaling).hold_out(TEST_SHARE, seed=seed)
         train, validation = rest.hold_out(VALIDATION_SHARE / (1 - TEST_SHARE), seed=seed)

@@ -21,7 +21,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> float:
 METRICS: dict[str, Metric] = {"accuracy": accuracy}
 
 
-def metric_from(spec: str | Metric) -> Metric:
+def load_metric(spec: str | Metric) -> Metric:
     """A metric by name (`accuracy`) or by import path (`package.module:function`); a function is handed back."""
     if callable(spec):
         return spec

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tenfold.cost import Inputs, map_inputs
-from tenfold.data.metric import Metric, metric_from
+from tenfold.data.metric import Metric, load_metric
 from tenfold.data.split import Split
 from tenfold.errors import DataError
 
@@ -42,7 +42,7 @@ class Task:
             self.train, self.validation = self.train.hold_out(VALIDATION_SHARE)
         self.validation = as_split(self.validation, "validation")
         self.test = None if self.test is None else as_split(self.test, "test")
-        self.metric = metric_from(self.metric)
+        self.metric = load_metric(self.metric)
 
     def example(self, batch: int = 1) -> Inputs:
         """Real inputs of `batch` training examples."""

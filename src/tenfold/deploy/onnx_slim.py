@@ -25,7 +25,7 @@ def slim(model: ModelProto) -> None:
     inline_constants(graph)
     transpose_before_dequantize(graph)
     fold_constants(model)
-    drop_zero_points(graph)
+    give_gemms_zero_points(graph)
     drop_zero_biases(graph)
     use_global_pools(graph)
     drop_identities(graph)
@@ -102,15 +102,18 @@ def fold_constants(model: ModelProto) -> None:
         graph.node.remove(node)
 
 
-def drop_zero_points(graph: GraphProto) -> None:
-    """A zero point of uint8 zero is what an absent one means."""
+def give_gemms_zero_points(graph: GraphProto) -> None:
+    """ONNX Runtime fuses a Gemm only if its weight's zero point is written out, though zero is the default."""
+    makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) == 3:
-            zero = constants.get(node.input[2])
-            uint8 = zero is not None and (zero.data_type == TensorProto.UINT8 or node.op_type[0] == "D")
-            if zero is not None and uint8 and not numpy_helper.to_array(zero).any():
-                del node.input[2]
+        maker = makers.get(node.input[1]) if node.op_type == "Gemm" else None
+        if maker is None or maker.op_type != "DequantizeLinear" or len(maker.input) != 2:
+            continue
+        zeros = np.zeros(tuple(constants[maker.input[1]].dims), dtype=np.int8)
+        tensor = numpy_helper.from_array(zeros, f"{maker.output[0]}/zero")
+        graph.initializer.append(tensor)
+        maker.input.append(tensor.name)
 
 
 def drop_zero_biases(graph: GraphProto) -> None:

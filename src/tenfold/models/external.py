@@ -83,12 +83,19 @@ def hf_network(spec: str, *, weights: bool = True) -> nn.Module:
             model = auto.from_pretrained(
                 name, config=config, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
             )
+            _copy_tensors(model)
         else:
             model = auto.from_config(config, trust_remote_code=False, dtype=torch.float32)
     except Exception as error:
         hint = "" if random or not weights else "; weights must be safetensors, in the folder or on the hub"
         raise NetworkError(f"hf:{name} cannot be loaded: {described(error)}{hint}") from error
     return model.eval()
+
+
+def _copy_tensors(model: nn.Module) -> None:
+    """Take the tensors out of the mapped file, where they lie at addresses on which kernels round otherwise."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _auto_class(config: Any) -> str:

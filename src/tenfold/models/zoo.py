@@ -37,13 +37,15 @@ class Card:
     script: str
 
 
-def zoo_names(folder: Path = WEIGHTS) -> list[str]:
-    """The networks that ship."""
+def zoo_names(folder: Path | None = None) -> list[str]:
+    """The networks that ship, or those in another folder."""
+    folder = folder or WEIGHTS
     return sorted(path.stem for path in folder.glob("*.json") if path.with_suffix(".safetensors").exists())
 
 
-def zoo_card(name: str, folder: Path = WEIGHTS) -> Card:
+def zoo_card(name: str, folder: Path | None = None) -> Card:
     """The card of a network that ships; `NetworkError` with the nearest names where there is none."""
+    folder = folder or WEIGHTS
     known = zoo_names(folder)
     if name not in known:
         raise NetworkError(f"no network zoo:{name}{nearest(name, known)}")
@@ -54,8 +56,9 @@ def zoo_card(name: str, folder: Path = WEIGHTS) -> Card:
     return Card(**{**stored, "input_shape": tuple(stored["input_shape"])})
 
 
-def zoo_network(name: str, *, weights: bool = True, folder: Path = WEIGHTS) -> nn.Module:
+def zoo_network(name: str, *, weights: bool = True, folder: Path | None = None) -> nn.Module:
     """The network in fp32 and eval mode, with its trained weights, or random ones if `weights` is False."""
+    folder = folder or WEIGHTS
     card = zoo_card(name, folder)
     model = create(card.architecture, **card.options).eval()
     if not weights:
@@ -72,8 +75,9 @@ def zoo_network(name: str, *, weights: bool = True, folder: Path = WEIGHTS) -> n
     return model
 
 
-def store(name: str, model: nn.Module, card: Card, *, half: bool = True, folder: Path = WEIGHTS) -> None:
+def store(name: str, model: nn.Module, card: Card, *, half: bool = True, folder: Path | None = None) -> None:
     """Write weights and card of a network that is to ship; `half` stores floating-point weights as fp16."""
+    folder = folder or WEIGHTS
     state: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
         value = tensor.detach().cpu().contiguous()

@@ -7,7 +7,7 @@ from typing import Any
 
 from tenfold.files import write_text
 from tenfold.report import wording
-from tenfold.report.layers import QUANTITIES, Group, Row, grouped, matched
+from tenfold.report.layers import drawn, grouped, matched, measured
 from tenfold.report.page import render
 from tenfold.report.schema import Phase, Point, Report, completed
 from tenfold.report.verdict import by_id, headline, loss, times, verdicts
@@ -43,10 +43,8 @@ def write_report(data: dict[str, Any], path: Path | str) -> None:
             points=[_shown(report, point) for point in ordered(report)],
             chart=chart_data(report),
             comparison=compared(best, original, report["metric"]) if best and best is not original else [],
-            groups=[
-                _drawn(group, groups) for groups in [grouped(matched(report["layers"]))] for group in groups
-            ],
-            quantities=_quantities(report),
+            groups=drawn(grouped(matched(report["layers"]))),
+            quantities=measured(report["layers"]),
             timeline=_timeline(report["timeline"]),
             provenance=_provenance(report["provenance"]),
         ),
@@ -134,12 +132,44 @@ def _shown(report: Report, point: Point) -> dict[str, Any]:
         "is_best": point["id"] == report["best"],
         "is_original": point["id"] == report["original"],
         "about": BASELINES.get(point["id"]) if point["kind"] == "baseline" else None,
-        "loss": loss(point),
         "figures": figures(point, report["metric"]),
+        "cells": _cells(point, report["metric"]),
         "checks": [
             (name.replace("_", " "), plain(value)) for name, value in flattened(point["verification"] or {})
         ],
     }
+
+
+def _cells(point: Point, metric: str) -> list[tuple[str, float | None, str, str | None]]:
+    """The table's cells: heading, the value to sort by, its text, and what stands beneath it."""
+    lost, size, memory = loss(point), point["size_bytes"], point["peak_memory_bytes"]
+    tested = point["score"] is not None
+    scored = point["score"] if tested else point["validation_score"]
+    if tested:
+        under_score = _range(point["score_low"], point["score_high"], metric)
+    else:
+        under_score = None if scored is None else "on validation"
+    iqr, verdict = point["latency_iqr_ms"], point["meets_budget"]
+    judged = "no verdict" if verdict is None else "✓ met" if verdict else "✗ not met"
+    return [
+        (metric.capitalize(), scored, wording.score(scored, metric), under_score),
+        ("Loss", lost.value, wording.drop(lost.value, metric), _range(lost.low, lost.high, metric)),
+        (
+            *("Latency", point["latency_ms"], wording.milliseconds(point["latency_ms"])),
+            None if iqr is None else f"IQR {wording.significant(iqr, 2)}",
+        ),
+        ("Size", size, wording.size(size), None),
+        ("Memory", memory, wording.size(memory), None),
+        ("Budget", None if verdict is None else float(not verdict), judged, None),
+    ]
+
+
+def _range(low: float | None, high: float | None, metric: str) -> str | None:
+    return (
+        None
+        if low is None or high is None
+        else f"{wording.figure(low, metric)} to {wording.figure(high, metric)}"
+    )
 
 
 def compared(best: Point, original: Point, metric: str) -> list[dict[str, Any]]:
@@ -166,65 +196,6 @@ def compared(best: Point, original: Point, metric: str) -> list[dict[str, Any]]:
             }
         )
     return table
-
-
-def _quantities(report: Report) -> list[tuple[str, str]]:
-    """The quantities that at least one layer has, with their headings."""
-    names = {"macs": "MACs", "params": "Parameters", "ms": "Time (ms)"}
-    every = [*report["layers"]["before"], *report["layers"]["after"]]
-    has = {key: any(layer[key] is not None for layer in every) for key in QUANTITIES}  # type: ignore[literal-required]
-    return [(key, names[key]) for key in QUANTITIES if has[key]]
-
-
-def _drawn(group: Group, groups: list[Group]) -> dict[str, Any]:
-    """A stage with its rows; bars of stages share one scale, and bars of layers another."""
-    rows = [row for other in groups for row in other.rows]
-    group_top = {
-        key: _top([g.total(side, key) for g in groups for side in ("before", "after")]) for key in QUANTITIES
-    }
-    row_top = {
-        key: _top([_cost(row, side, key) for row in rows for side in ("before", "after")])
-        for key in QUANTITIES
-    }
-    totals = {key: (group.total("before", key), group.total("after", key)) for key in QUANTITIES}
-    return {
-        "name": group.name,
-        "count": len(group.rows),
-        "bars": {key: _bars(*totals[key], group_top[key], key) for key in QUANTITIES},
-        "rows": [
-            {
-                "name": row.name,
-                "op": row.op,
-                "bars": {
-                    key: _bars(_cost(row, "before", key), _cost(row, "after", key), row_top[key], key)
-                    | {"gone": row.after is None, "new": row.before is None}
-                    for key in QUANTITIES
-                },
-            }
-            for row in group.rows
-        ],
-    }
-
-
-def _cost(row: Row, side: str, key: str) -> float | None:
-    layer = getattr(row, side)
-    return None if layer is None else layer[key]
-
-
-def _top(values: list[float | None]) -> float:
-    return max((value for value in values if value is not None), default=0) or 1.0
-
-
-def _bars(before: float | None, after: float | None, top: float, key: str) -> dict[str, Any]:
-    text = wording.milliseconds if key == "ms" else wording.amount
-    return {
-        "before": None if before is None else before / top,
-        "after": None if after is None else after / top,
-        "before_text": text(before),
-        "after_text": text(after),
-        "gone": False,
-        "new": False,
-    }
 
 
 def _timeline(phases: list[Phase]) -> list[dict[str, Any]]:

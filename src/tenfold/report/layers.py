@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from tenfold.report import wording
 from tenfold.report.schema import Layer, Layers
 
-QUANTITIES = ("macs", "params", "ms")
+QUANTITIES = {"macs": "MACs", "params": "Parameters", "ms": "Time (ms)"}
+"""What a layer costs, with the headings."""
+
+SIDES = ("before", "after")
 _FEW = 12  # so many layers need no groups
 _STAGE = 8  # a stage of more layers than this may be divided further
 
@@ -20,6 +25,11 @@ class Row:
     op: str | None
     before: Layer | None
     after: Layer | None
+
+    def cost(self, side: str, quantity: str) -> float | None:
+        """The layer's cost 'before' or 'after'; None where it is not there or was not measured."""
+        layer = getattr(self, side)
+        return None if layer is None else layer[quantity]
 
 
 @dataclass
@@ -85,3 +95,57 @@ def _split(rows: Sequence[Row], depth: int) -> list[Group]:
         name = ".".join(row.name.split(".")[:depth])
         groups.setdefault(name, Group(name)).rows.append(row)
     return list(groups.values())
+
+
+def measured(layers: Layers) -> list[tuple[str, str]]:
+    """The quantities that at least one layer has, with their headings."""
+    every = [*layers["before"], *layers["after"]]
+    return [(key, name) for key, name in QUANTITIES.items() if any(layer[key] is not None for layer in every)]  # type: ignore[literal-required]
+
+
+def drawn(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Groups and their rows as bars: lengths in [0, 1] and texts. Groups share one scale, layers another."""
+    rows = [row for group in groups for row in group.rows]
+    group_top = {
+        key: _top([group.total(side, key) for group in groups for side in SIDES]) for key in QUANTITIES
+    }
+    row_top = {key: _top([row.cost(side, key) for row in rows for side in SIDES]) for key in QUANTITIES}
+    return [
+        {
+            "name": group.name,
+            "count": len(group.rows),
+            "bars": {
+                key: _bars(group.total("before", key), group.total("after", key), top, key)
+                for key, top in group_top.items()
+            },
+            "rows": [
+                {
+                    "name": row.name,
+                    "op": row.op,
+                    "bars": {
+                        key: _bars(row.cost("before", key), row.cost("after", key), top, key)
+                        | {"gone": row.after is None, "new": row.before is None}
+                        for key, top in row_top.items()
+                    },
+                }
+                for row in group.rows
+            ],
+        }
+        for group in groups
+    ]
+
+
+def _top(values: Sequence[float | None]) -> float:
+    return max((value for value in values if value is not None), default=0) or 1.0
+
+
+def _bars(before: float | None, after: float | None, top: float, key: str) -> dict[str, Any]:
+    text = wording.milliseconds if key == "ms" else wording.amount
+    return {
+        "before": None if before is None else before / top,
+        "after": None if after is None else after / top,
+        "before_text": text(before),
+        "after_text": text(after),
+        "gone": False,
+        "new": False,
+    }

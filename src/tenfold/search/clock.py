@@ -40,6 +40,10 @@ class Clock:
         """Time a phase; yields `progress(fraction, text)`, which reports with the phase's name."""
         start = time.monotonic()
         try:
-            yield lambda fraction, text="": self.report(name, fraction, text)
+
+            def progress(fraction: float, text: str) -> None:
+                self.report(name, fraction, text)
+
+            yield progress
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - start

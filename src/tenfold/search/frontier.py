@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tenfold.deploy import Artifact
+from torch import nn
+
+from tenfold.deploy import Artifact, Precision
 from tenfold.search.budget import Budget
 from tenfold.search.point import Point
 
 ORIGINAL = "onnx-fp32"
+EAGER = "eager"
 SCHEMA = 1
 UNITS = {"latency_ms": "ms", "size_mb": "MB", "memory_mb": "MB", "max_drop": "points"}
 # Two medians closer than this share of each other are a tie: repeated runs of one file differ by as much.
@@ -110,6 +113,7 @@ class Frontier:
     budget: Budget
     minimize: str
     folder: Path
+    network: nn.Module
     sections: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, point_id: str) -> Point:
@@ -122,7 +126,11 @@ class Frontier:
     @property
     def best(self) -> Best | None:
         """The best point, or the nearest one where no point meets the budget."""
-        return None if self.best_id is None else Best(self[self.best_id], self.folder)
+        return None if self.best_id is None else Best(self[self.best_id], self.artifact(self.best_id))
+
+    def artifact(self, point_id: str) -> Artifact:
+        """The artefact of a point: `.run(x)` answers through the runtime that serves it."""
+        return opened(self.folder, self[point_id], self.network)
 
     def to_json(self) -> dict[str, Any]:
         """The content of frontier.json."""
@@ -142,14 +150,15 @@ class Frontier:
 
 @dataclass(frozen=True)
 class Best:
-    """The marked point with its artefact at hand."""
+    """The marked point, and its artefact."""
 
     point: Point
-    folder: Path
+    artifact: Artifact
 
-    @property
-    def artifact(self) -> Artifact:
-        """The exported network: `.run(x)` answers through the runtime that serves it."""
-        if self.point.artifact is None:
-            raise FileNotFoundError(f"point {self.point.id} has no artefact")
-        return Artifact.open(self.folder / self.point.artifact)
+
+def opened(folder: Path, point: Point, network: nn.Module) -> Artifact:
+    """The artefact of a point in a run's folder; the eager one runs `network`, the original, itself."""
+    files = folder / str(point.artifact)
+    if point.precision == EAGER:
+        return Artifact("torch", (files / "weights.safetensors",), Precision.FLOAT32, network)
+    return Artifact("onnxruntime", (files / "model.onnx",), Precision(point.precision))

@@ -33,7 +33,7 @@ class Point:
     size_bytes: int | None = None
     latency_ms: float | None = None
     latency_iqr_ms: float | None = None
-    latency_runs: int | None = None
+    runs: int | None = None  # timed calls behind the median
     peak_memory_bytes: int | None = None
     params: int | None = None
     macs: int | None = None
@@ -42,6 +42,7 @@ class Point:
     predicted_latency_high_ms: float | None = None
     verification: dict[str, Any] | None = None
     seconds: float | None = None  # what making it took
+    seconds_per_example: float | None = None  # of scoring, with every core
     meets_budget: bool | None = None
     on_frontier: bool = False
     note: str | None = None

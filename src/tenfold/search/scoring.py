@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,61 +11,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.cost import Inputs, paired_bootstrap, paired_difference_interval, wilson_interval
-from tenfold.cost.statistics import bootstrap_interval
+from tenfold.cost import Inputs, Interval, paired_bootstrap, paired_difference_interval, wilson_interval
 from tenfold.data import Metric, Split, accuracy, checked_score
 
 Runner = Callable[[Inputs], Tensor]
 BATCH = 64
+RESAMPLES = 500
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value with its 95% interval."""
+class Answers:
+    """Outputs (N, …) of an artefact and targets (N, …) over a whole split, and what an example took in seconds."""
 
-    value: float
-    low: float
-    high: float
+    outputs: Tensor
+    targets: Tensor
+    seconds_per_example: float
 
 
-def outputs_on(
-    runner: Runner, split: Split, progress: Callable[[float], None] = lambda done: None
-) -> tuple[Tensor, Tensor]:
-    """Outputs (N, …) of the artefact and targets (N, …), over a whole split."""
-    outputs, targets, done = [], [], 0
+def answers_on(
+    runner: Runner,
+    split: Split,
+    progress: Callable[[float], None] = lambda done: None,
+    seconds: float = math.inf,
+) -> Answers | None:
+    """Run the whole split, or None if, by the pace of its first batches, that would take more than `seconds`."""
+    outputs, targets, done, began = [], [], 0, time.monotonic()
     for _, inputs, batch_targets in split.batches(BATCH):
         outputs.append(runner(inputs).float())
         targets.append(batch_targets)
         done += len(batch_targets)
         progress(done / len(split))
-    return torch.cat(outputs), torch.cat(targets)
+        if (time.monotonic() - began) * len(split) / done > seconds and len(outputs) > 1:
+            return None
+    pace = (time.monotonic() - began) / done
+    return Answers(torch.cat(outputs).contiguous(), torch.cat(targets).contiguous(), pace)
 
 
-def scored(metric: Metric, outputs: Tensor, targets: Tensor, seed: int = 0) -> Estimate:
+def scored(metric: Metric, outputs: Tensor, targets: Tensor) -> Interval:
     """The metric: Wilson's interval for accuracy, else a bootstrap over the examples."""
     value = checked_score(metric, outputs, targets)
     if metric is accuracy:
         right = int((outputs.argmax(dim=1) == targets).sum())
-        low, high = wilson_interval(right, len(targets))
-    else:
-        low, high = bootstrap_interval(resampled(metric, targets), outputs, seed=seed)
-    return Estimate(value, low, high)
+        return wilson_interval(right, len(targets))
+    generator = np.random.default_rng(0)
+    draws = [
+        float(metric(outputs[index], targets[index]))
+        for index in (
+            torch.from_numpy(generator.integers(0, len(targets), len(targets))) for _ in range(RESAMPLES)
+        )
+    ]
+    # A resample may miss a class that the metric needs; such draws say nothing about the spread.
+    finite = [draw for draw in draws if np.isfinite(draw)] or [value]
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
-def dropped(
-    metric: Metric, original: Tensor, outputs: Tensor, targets: Tensor, seed: int = 0
-) -> Estimate:
+def dropped(metric: Metric, original: Tensor, outputs: Tensor, targets: Tensor) -> Interval:
     """Original minus this, on the same examples: Bonett and Price's interval for accuracy, else a bootstrap."""
-    value = checked_score(metric, original, targets) - checked_score(metric, outputs, targets)
     if metric is accuracy:
-        before = (original.argmax(dim=1) == targets).numpy()
-        after = (outputs.argmax(dim=1) == targets).numpy()
-        low, high = paired_difference_interval(before, after)
-    else:
-        low, high = paired_bootstrap(metric, original, outputs, targets, seed=seed)
-    return Estimate(value, low, high)
-
-
-def resampled(metric: Metric, targets: Tensor) -> Callable[[Tensor, np.ndarray], float]:
-    """The metric of the examples at some indices."""
-    return lambda outputs, index: checked_score(metric, outputs[index], targets[index])
+        before, after = (o.argmax(dim=1) == targets for o in (original, outputs))
+        return paired_difference_interval(before.numpy(), after.numpy())
+    checked_score(metric, outputs, targets)
+    return paired_bootstrap(metric, original, outputs, targets, resamples=RESAMPLES)

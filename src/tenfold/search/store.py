@@ -86,11 +86,11 @@ class Store:
         folder = Path(tempfile.mkdtemp(dir=self.root / "points", prefix=f".{point_id}-"))
         try:
             yield folder
-            os.chmod(folder, 0o755)
+            folder.chmod(0o755)
             target = self.root / "points" / point_id
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(folder, target)
+            folder.replace(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,6 +120,16 @@ class Store:
             return Claim(path)
         return None
 
+    @contextmanager
+    def claimed(self, name: str) -> Iterator[Claim | None]:
+        """Hold the claim within the block; yields None if a living process holds it."""
+        claim = self.claim(name)
+        try:
+            yield claim
+        finally:
+            if claim is not None:
+                claim.release()
+
     def spent(self) -> float:
         """Seconds that earlier processes of this run have used."""
         return float((self.step("clock") or {"seconds": 0.0})["seconds"])
@@ -139,12 +149,6 @@ class Claim:
     def release(self) -> None:
         """Let others have it."""
         self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Claim:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 def is_stale(path: Path) -> bool:

@@ -13,9 +13,8 @@ from tenfold.cost import Inputs, call, map_inputs
 from tenfold.errors import NetworkError
 from tenfold.training.losses import channel_dim, feature_loss
 from tenfold.training.objectives import Distillation
-from tenfold.training.outputs import TeacherOutputs
 from tenfold.training.precision import device_of
-from tenfold.training.views import Batch, View
+from tenfold.training.views import Batch
 
 Pairs = tuple[tuple[str, str], ...]  # (student layer, teacher layer), by name
 
@@ -30,19 +29,21 @@ class HiddenDistillation(Distillation):
 
     def __init__(
         self,
-        teacher: TeacherOutputs,
+        outputs: Distillation,
         student: nn.Module,
         inputs: Inputs,
         pairs: Pairs,
-        *,
         weight: float = 1.0,
-        temperature: float = 4.0,
-        alpha: float = 0.1,
-        views: tuple[View, ...] = (View.IDENTITY,),
+        seed: int = 0,
     ) -> None:
-        super().__init__(teacher, temperature=temperature, alpha=alpha, views=views)
+        """`outputs` is the distillation of outputs that this adds to; `inputs` an example batch, to see shapes by."""
+        super().__init__(
+            outputs.teacher, temperature=outputs.temperature, alpha=outputs.alpha, views=outputs.views
+        )
         self.pairs, self.weight = pairs, weight
-        self.projections = projections_between(student, teacher.teacher, inputs, pairs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projections = projections_between(student, self.teacher.teacher, inputs, pairs)
         self._seen: dict[str, Tensor] = {}
 
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:

@@ -95,13 +95,7 @@ def fit(
     Raises `NetworkError` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it
     is left whole and in eval mode.
     """
-    if seconds is None and epochs is None:
-        raise ValueError("give seconds, epochs or both: a run must end")
-    for name, bound in (("seconds", seconds), ("epochs", epochs)):
-        if bound is not None and not (bound >= 0 and math.isfinite(bound)):
-            raise ValueError(f"{name} must be a finite number of at least 0, not {bound}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    _check_bounds(seconds, epochs, batch_size)
     started = time.monotonic()
     optimizer = optimizer or Sgd()
     batch_size = min(batch_size, len(split))
@@ -112,9 +106,7 @@ def fit(
     device = device_of(student)
     if precision is None:
         precision = fastest_precision(student, split.select(range(batch_size))[0])
-    clock = Clock(
-        seconds, None if epochs is None else max(1, round(epochs * per_epoch)) if epochs > 0 else 0, started
-    )
+    clock = Clock(seconds, None if epochs is None else math.ceil(epochs * per_epoch), started)
     losses: list[float] = []
     good = _state(student)
     precision.model(student)
@@ -139,11 +131,7 @@ def fit(
                 loss = objective(outputs.float(), batch)
                 value = loss.item()
                 if not math.isfinite(value):
-                    _restore(student, good)
-                    raise NetworkError(
-                        f"training diverged: the loss is {value} at step {clock.step + 1} with learning rate "
-                        f"{optimizer.learning_rate:g}; give a lower learning rate"
-                    )
+                    raise _diverged(student, good, f"the loss is {value}", clock.step + 1, optimizer)
                 if clock.step % GOOD_STATE_EVERY == 0:
                     good = _state(student)  # the weights that gave this finite loss
                 rule.zero_grad(set_to_none=True)
@@ -156,6 +144,8 @@ def fit(
                 taken = time.monotonic() - began
                 clock.slowest = max(taken, clock.slowest / 2)
                 progress(clock.done(), f"epoch {clock.step / per_epoch:.1f}, loss {value:.4f}")
+        if not all(bool(p.isfinite().all()) for p in trained):  # the last step has no loss after it to tell
+            raise _diverged(student, good, "a weight is not finite", clock.step, optimizer)
     finally:
         plain_layout(student)
         student.eval()
@@ -169,6 +159,16 @@ def fit(
         batch_size,
         precision,
     )
+
+
+def _check_bounds(seconds: float | None, epochs: float | None, batch_size: int) -> None:
+    if seconds is None and epochs is None:
+        raise ValueError("give seconds, epochs or both: a run must end")
+    for name, bound in (("seconds", seconds), ("epochs", epochs)):
+        if bound is not None and not (bound >= 0 and math.isfinite(bound)):
+            raise ValueError(f"{name} must be a finite number of at least 0, not {bound}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
 
 def _batches(split: Split, size: int, seed: int, objective: Objective) -> Iterator[Batch]:
@@ -203,8 +203,15 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _restore(model: nn.Module, state: dict[str, Tensor]) -> None:
-    model.load_state_dict(state)
+def _diverged(
+    student: nn.Module, good: dict[str, Tensor], what: str, step: int, optimizer: OptimizerSettings
+) -> NetworkError:
+    """Give the student its last good weights, and the error to raise."""
+    student.load_state_dict(good)
+    return NetworkError(
+        f"training diverged: {what} at step {step} with learning rate {optimizer.learning_rate:g}; "
+        "give a lower learning rate"
+    )
 
 
 def _curve(losses: list[float]) -> tuple[float, ...]:

@@ -124,14 +124,14 @@ def _watching(
                 read.setdefault(name, attribute)
             return super().__getattribute__(attribute)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, input: Tensor) -> Tensor:  # named as in the base class: it may be passed by keyword
             object.__setattr__(self, "_inside", True)
             try:
-                y = super().forward(x)
+                y = super().forward(input)
             finally:
                 object.__setattr__(self, "_inside", False)
             last = isinstance(self, nn.Linear)
-            counts = [t.numel() // t.shape[-1 if last else 1] for t in (x, y)]
+            counts = [t.numel() // t.shape[-1 if last else 1] for t in (input, y)]
             before = seen.get(name, (0, 0))
             seen[name] = (max(before[0], counts[0]), max(before[1], counts[1]))
             return y

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from tenfold.compress.factorize.structure import (
     CONVOLUTIONS,
     Layer,
     Price,
+    channels,
     factorised,
     in_a_row,
     is_matrix,
@@ -36,7 +38,7 @@ class Factorize:
     that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
     """
 
-    keep: Energy | Share = field(default_factory=Energy)
+    keep: Energy | Share = Energy(0.9)  # noqa: RUF009 - frozen, so it may be shared
     layers: tuple[str, ...] = ()
     multiple: int = 8
 
@@ -108,7 +110,10 @@ class Factorize:
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
         """The same structure from the ranks alone."""
         model = copy.deepcopy(model).eval()
-        for name, ranks in resolved["layers"].items():
+        layers = resolved.get("layers")
+        if not isinstance(layers, dict):
+            raise RecipeError("Factorize: resolved must have 'layers', the ranks by name of layer")
+        for name, ranks in layers.items():
             try:
                 layer = model.get_submodule(name)
             except AttributeError as error:
@@ -168,12 +173,16 @@ def _total(found: list[Candidate], ranks: dict[str, tuple[int, ...]]) -> Price:
     return sum(prices, Price(0, 0))
 
 
-def _factorisable(name: str, layer: nn.Module, ranks: list[int]) -> Layer:
-    """The layer, once it is sure that these ranks fit it."""
-    if isinstance(layer, (nn.Linear, *CONVOLUTIONS)) and len(ranks) == (1 if is_matrix(layer) else 2):  # noqa: SIM102
-        if all(isinstance(rank, int) and rank >= 1 for rank in ranks):
-            return layer
-    raise RecipeError(f"{name}: ranks {ranks} do not fit a {type(layer).__name__}")
+def _factorisable(name: str, layer: nn.Module, ranks: Any) -> Layer:
+    """The layer, once it is sure that these ranks, which may come from a file, fit it."""
+    if isinstance(layer, (nn.Linear, *CONVOLUTIONS)) and isinstance(ranks, list):
+        into, out = channels(layer)
+        most = [min(into, out)] if is_matrix(layer) else [into, out]
+        grouped = getattr(layer, "groups", 1) > 1
+        if len(ranks) == len(most) and not grouped:  # noqa: SIM102 - mypy narrows no further than this
+            if all(type(rank) is int and 1 <= rank <= top for rank, top in zip(ranks, most, strict=True)):
+                return layer
+    raise RecipeError(f"{name}: ranks {ranks!r:.80} do not fit a {type(layer).__name__} in this network")
 
 
 def _first(skipped: dict[str, str]) -> str:

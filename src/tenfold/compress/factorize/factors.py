@@ -9,18 +9,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ITERATIONS = 20
-TOLERANCE = 1e-8  # relative growth of the core's energy below which HOOI has settled
+ITERATIONS = 10
+TOLERANCE = 1e-5  # relative growth of the core's energy below which HOOI has settled
 
 
 def svd_factors(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """(left (O, r), right (r, I)) with left·right the nearest matrix of rank r (Eckart and Young, 1936).
 
-    The singular values are shared between both factors, so that neither is much larger than the other.
+    The matrix projected on its leading singular vectors of the shorter side. The singular values are shared between both
+    factors, so that neither is much larger than the other.
     """
-    u, s, vh = torch.linalg.svd(weight_OI.double(), full_matrices=False)
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * vh[:rank]
+    weight = weight_OI.double()
+    if weight.shape[0] <= weight.shape[1]:
+        left = _leading(weight, rank)
+        right = left.T @ weight
+        values = right.norm(dim=1)
+    else:
+        right = _leading(weight.T, rank).T
+        left = weight @ right.T
+        values = left.norm(dim=0)
+    # Scale each pair of vectors to equal length; a pair of no weight stays as it is.
+    balance = torch.where(values > 0, values, 1.0).sqrt()
+    if weight.shape[0] <= weight.shape[1]:
+        return left * balance, right / balance[:, None]
+    return left / balance, right * balance[:, None]
 
 
 def singular_values(matrix: Tensor) -> Tensor:

@@ -30,6 +30,11 @@ class Atoms:
         self._source = np.concatenate([self._source, np.full_like(new, first) if shared_source else new])
         return new
 
+    @property
+    def count(self) -> int:
+        """The number of atoms."""
+        return len(self._parent)
+
     def source(self, ids: Ids) -> Ids:
         """Where each atom was born."""
         return self._source[ids]

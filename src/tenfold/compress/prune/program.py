@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,16 +59,15 @@ class Program:
 
     @classmethod
     def of(cls, model: nn.Module, inputs: Inputs) -> Program:
-        """Trace `model` (taken as in eval mode) on `inputs`; a `NetworkError` says why it cannot be traced."""
+        """Trace `model`, as in eval mode, on `inputs`; a `NetworkError` says why it cannot be traced."""
         args, kwargs = as_args(inputs)
-        modes = [(module, module.training) for module in model.modules()]
         fast_path = torch.backends.mha.get_fastpath_enabled()
         # The fused fast path of nn.TransformerEncoder hides its layers in one operator.
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
         try:
-            with torch.no_grad():
-                exported = torch.export.export(TensorOutputs(model), args, kwargs, strict=False)
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about attributes set while tracing: they are the shell's
+                exported = torch.export.export(TensorOutputs(shell(model)), args, kwargs, strict=False)
         except Exception as error:  # whatever the user's forward or the tracer raises
             reason = (str(error).strip().splitlines() or [""])[0]
             raise NetworkError(
@@ -74,8 +75,6 @@ class Program:
             ) from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
-            for module, training in modes:
-                module.training = training
         signature = exported.graph_signature
         tensors = {
             placeholder: own_name(name)
@@ -94,6 +93,17 @@ class Program:
 def own_name(name: str) -> str:
     """A name of the traced wrapper as a name of the user's network."""
     return name.removeprefix(WRAPPED).removeprefix(".")
+
+
+def shell(model: nn.Module) -> nn.Module:
+    """A copy of the module objects, in eval mode, that shares the tensors: to run, hook or take apart at will."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo).eval()
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text: for tables of operator names."""
+    return frozenset(text.split())
 
 
 def owner(node: Node) -> str:

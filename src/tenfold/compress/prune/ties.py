@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
-from tenfold.compress.prune.atoms import FROZEN, Atoms, Ids, squeeze_uniform, varying
+from tenfold.compress.prune.atoms import Atoms, Ids, squeeze_uniform, varying
 
 ELEMENTWISE_LIMIT = 2_000_000  # a larger parameter used elementwise is left alone rather than followed
 
@@ -59,8 +59,12 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Product:
-    """Multiply-accumulates of one operator: `macs` times the kept share of the parameter, or of the atoms."""
+    """Multiply-accumulates of one operator: `macs` times the kept share of the parameter, or of the atoms.
 
+    `layer` is the module that called it.
+    """
+
+    layer: str
     macs: int
     name: str | None
     roots: Ids | None = None
@@ -85,6 +89,7 @@ class Ties:
     attributes: list[Attribute] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     sums: list[Ids] = field(default_factory=list)
+    consumed: set[tuple[str, int]] = field(default_factory=set)  # dimensions that a layer sums over
     unknown: dict[str, set[str]] = field(default_factory=dict)
 
     # Atoms of parameters
@@ -164,10 +169,10 @@ class Ties:
         if not tied:
             return Value(shape, pending=any(operand.pending for operand in operands), learned=learned)
         arrays = [_aligned(operand, len(shape)) for operand in tied]
-        # The operand that changes along most axes leads; an activation before a parameter.
+        # An activation leads, not a mask or an embedding of positions; of several, what changes along most axes.
         lead = max(
             range(len(tied)),
-            key=lambda i: (len(varying(self.roots(arrays[i][0]))), not tied[i].learned),
+            key=lambda i: (not tied[i].learned, len(varying(self.roots(arrays[i][0])))),
         )
         base, base_shape = arrays[lead]
         for index, (ids, own_shape) in enumerate(arrays):
@@ -218,6 +223,15 @@ class Ties:
             axis = apart[0] if apart else min(changing, key=lambda a: roots.shape[a])
             self.atoms.join_along(roots, axis)
 
+    def simplified(self, value: Value) -> Value:
+        """`value` with size 1 on the axes along which all atoms have become one."""
+        assert value.ids is not None
+        if value.ids.size == 1:
+            return value
+        roots = self.roots(value.ids)
+        first = tuple(slice(0, 1) if size == 1 else slice(None) for size in roots.shape)
+        return replace(value, ids=value.ids[first])
+
     def positions(self, value: Value, axis: int) -> Ids:
         """The atom of each position along `axis`; other axes are joined, since they share the positions."""
         assert value.ids is not None
@@ -248,8 +262,3 @@ def _aligned(value: Value, rank: int) -> tuple[Ids, tuple[int, ...]]:
     assert value.ids is not None
     lead = (1,) * (rank - len(value.shape))
     return value.ids.reshape(lead + value.ids.shape), lead + value.shape
-
-
-def frozen_like(size: int) -> Ids:
-    """`size` positions that must stay."""
-    return np.full(size, FROZEN, dtype=np.int64)

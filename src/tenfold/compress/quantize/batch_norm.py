@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tenfold.compress.quantize.capture import attribute, capture, operator, rebuilt, set_buffer, shape_of
+from tenfold.compress.quantize.constants import fold_constants
 from tenfold.compress.quantize.layers import Layer, layer_of
 from tenfold.compress.quantize.naming import stable_names
 from tenfold.compress.quantize.ops import along
@@ -17,8 +18,9 @@ from tenfold.cost import Inputs
 
 
 def capture_folded(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
-    """`capture(model, inputs)` with batch norm folded into the convolutions and linear layers before it."""
+    """`capture(model, inputs)` with constants computed, and batch norm folded into the layer before it."""
     module = capture(model, inputs)
+    fold_constants(module)
     fold_batch_norms(module)
     return rebuilt(module)
 

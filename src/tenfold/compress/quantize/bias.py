@@ -33,7 +33,7 @@ def output_means(module: fx.GraphModule, layers: dict[fx.Node, Layer], inputs: I
 
 def channel_means(value: Tensor, dim: int) -> Tensor:
     """The mean over every dimension but `dim`."""
-    return value.movedim(dim, -1).flatten(0, -2).double().mean(dim=0)
+    return value.mean(dim=[d for d in range(value.dim()) if d != dim % value.dim()])
 
 
 def correct_biases(
@@ -61,7 +61,7 @@ class _Correct(fx.Interpreter):
         name = self.layers.get(n.name)
         if name is None or not hasattr(self.module.get_submodule(f"{ROOT}.{name}"), "bias"):
             return value
-        shift = (self.means[name] - channel_means(value, self.dims[name])).float()
+        shift = self.means[name] - channel_means(value, self.dims[name])
         shift = self._shift_bias(f"{ROOT}.{name}", shift)
         dims = [1] * value.dim()
         dims[self.dims[name]] = -1

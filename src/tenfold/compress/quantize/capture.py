@@ -33,6 +33,7 @@ def capture(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
         module = program.module()
     _drop_guards(module)
     make_functional(module.graph)
+    restore_batch_norms(module.graph)
     drop_no_ops(module.graph)
     return rebuilt(module)
 
@@ -137,6 +138,24 @@ def make_functional(graph: fx.Graph) -> None:
         node.target = getattr(getattr(torch.ops.aten, base), node.target._overloadname)
         later = _after(node)
         target.replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+
+
+def restore_batch_norms(graph: fx.Graph) -> None:
+    """Functionalisation splits batch norm into a call of three results: make it the call of one again."""
+    for node in list(graph.nodes):
+        if operator(node) != "_native_batch_norm_legit_no_training":
+            continue
+        momentum, epsilon = node.args[5:7]
+        with graph.inserting_before(node):
+            norm = graph.call_function(
+                torch.ops.aten.batch_norm.default, (*node.args[:5], False, momentum, epsilon, False)
+            )
+        norm.meta = dict(node.meta) | {"val": node.meta["val"][0]}
+        for item in list(node.users):
+            if item.args[1] == 0:
+                item.replace_all_uses_with(norm)
+            graph.erase_node(item)
+        graph.erase_node(node)
 
 
 def drop_no_ops(graph: fx.Graph) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from tenfold.compress.quantize import affine
 from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.quantize.capture import attribute, operator, rebuilt, set_buffer, shape_of
-from tenfold.compress.quantize.layers import Layer
+from tenfold.compress.quantize.layers import Layer, layer_of
 from tenfold.compress.quantize.ops import LEVELS
 from tenfold.compress.quantize.plan import Plan, clamp_bounds, kind
 
@@ -62,7 +62,9 @@ def insert_dynamic(
     """Replace each layer by the operator that quantises its input when it runs. Returns as `insert_static`."""
     graph = module.graph
     computed: dict[str, str] = {}
-    for layer in plan.layers:
+    for planned in plan.layers:
+        layer = layer_of(planned.node)  # again, since its input may be a layer that has been replaced
+        assert layer is not None
         node, path = layer.node, f"{ROOT}.{names[layer.node]}"
         weight, bias = _values(module, layer, add_bias)
         scale = affine.weight_scales(weight, layer.axis, bits)

@@ -24,7 +24,7 @@ from tenfold.data import Split, Task
 from tenfold.errors import NetworkError, RecipeError
 
 BATCH = 32
-CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
+CORRECTION_BYTES = 2**27  # the largest activation of one bias correction, over all its examples
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -46,7 +46,7 @@ class Quantize:
     mode: Mode = Mode.STATIC
     weight_bits: int | None = None
     bias_correction: bool = True
-    observer: Observer = Observer.MINMAX
+    observer: Observer = Observer.MSE
     examples: int = 128
 
     def __post_init__(self) -> None:

@@ -1,0 +1,121 @@
+"""Does the user's own module, narrowed, answer as the masked original does? Checked on random weights.
+
+A network may hold a size that no attribute names. Rather than trust the graph, each kind of family is narrowed
+once and run; what fails or answers otherwise is frozen, with the reason.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.compress.prune.graph import ChannelGraph, Family
+from tenfold.compress.prune.program import TensorOutputs, operator_name
+from tenfold.cost import Inputs, as_args
+
+TOLERANCE = 1e-3  # of the largest answer, in float32, on random weights; a wrong channel shows as about 1
+
+
+def without_unsound(graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> ChannelGraph:
+    """`graph` with the kinds of families that cannot be narrowed moved to `frozen`."""
+    network = scrambled(model)
+    probe = random_inputs(graph, model, inputs)
+    if not graph.families or mismatch(graph, graph.families, network, probe) is None:
+        return graph
+    kinds: dict[tuple[str, ...], list[Family]] = {}
+    for family in graph.families:
+        kinds.setdefault(family.kind, []).append(family)
+    sound: list[Family] = []
+    frozen = dict(graph.frozen)
+    for families in kinds.values():
+        problem = mismatch(graph, [*sound, *families], network, probe)
+        if problem is None:
+            sound += families
+        else:
+            frozen.update({family.name: problem for family in families})
+    return replace(graph, families=tuple(f for f in graph.families if f in sound), frozen=frozen)
+
+
+def mismatch(
+    graph: ChannelGraph, families: Iterable[Family], network: nn.Module, inputs: Inputs
+) -> str | None:
+    """Drop every second slot of these families; why the narrowed network is wrong, or None if it is right."""
+    kept = {family.name: range(0, family.size, 2) for family in families}
+    expected = graph.reference(kept, network, inputs)
+    args, kwargs = as_args(inputs)
+    try:
+        with torch.no_grad():
+            answers = TensorOutputs(graph.narrow(network, kept)).eval()(*args, **kwargs)
+    except Exception as error:  # whatever the user's forward raises when a size does not fit
+        return f"its code does not run when narrowed ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+    for answer, wanted in zip(answers, expected, strict=True):
+        if answer.shape != wanted.shape or not same(answer, wanted):
+            return "its code answers otherwise when narrowed (a size or an index is written into it)"
+    return None
+
+
+def same(answer: Tensor, wanted: Tensor) -> bool:
+    """Equal up to `TOLERANCE` of the largest value."""
+    if not wanted.is_floating_point():
+        return bool((answer == wanted).all())
+    scale = wanted.abs().max().item()
+    return math.isfinite(scale) and (answer - wanted).abs().max().item() <= TOLERANCE * max(scale, 1e-12)
+
+
+def scrambled(model: nn.Module) -> nn.Module:
+    """A copy in eval mode with random weights and statistics, so that no branch is silent (a zero-initialised
+    norm, a layer scale of 1e-6) and every channel counts."""
+    network = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator).to(tensor)
+
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not parameter.is_floating_point():
+                continue
+            if parameter.dim() >= 2:
+                fan_in = parameter.numel() / parameter.shape[0]
+                parameter.copy_(normal(parameter) / max(fan_in, 1.0) ** 0.5)
+            elif name.endswith("bias"):
+                parameter.copy_(0.1 * normal(parameter))
+            else:
+                parameter.copy_(1 + 0.2 * normal(parameter).clamp(-2, 2))
+        for module in network.modules():
+            mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+            if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+                mean.copy_(0.1 * normal(mean))
+                variance.copy_(1 + 0.2 * normal(variance).clamp(-2, 2))
+    return network
+
+
+def random_inputs(graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> Inputs:
+    """Inputs shaped like `inputs`: floats drawn at random; whole numbers too, where they index an embedding."""
+    generator = torch.Generator().manual_seed(1)
+    vocabulary: dict[int, int] = {}
+    places = [n for n in graph.program.nodes if n.op == "placeholder"]
+    places = [
+        n for n in places if n.name not in graph.program.tensors and n.name not in graph.program.constants
+    ]
+    for position, place in enumerate(places):
+        for user in place.users:
+            if operator_name(user) == "embedding" and user.args[1] is place:
+                vocabulary[position] = int(user.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
+    args, kwargs = as_args(inputs)
+    drawn: list[Tensor] = []
+    for position, tensor in enumerate((*args, *kwargs.values())):
+        if tensor.is_floating_point():
+            drawn.append(torch.randn(tensor.shape, generator=generator).to(tensor))
+        elif position in vocabulary:
+            drawn.append(torch.randint(vocabulary[position], tensor.shape, generator=generator).to(tensor))
+        else:
+            drawn.append(tensor)
+    if isinstance(inputs, Tensor):
+        return drawn[0]
+    return dict(zip(inputs, drawn, strict=True)) if isinstance(inputs, dict) else tuple(drawn)

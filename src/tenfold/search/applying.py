@@ -1,0 +1,86 @@
+"""Applying a recipe outside a search: the network is changed, saved, exported, verified and, with data, scored."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenfold.compress import Recipe, Run, apply_recipe, save
+from tenfold.cost import Device
+from tenfold.data import Task, check_task
+from tenfold.deploy import Verification, deploy_onnx, verify
+from tenfold.errors import OutputError
+from tenfold.search.clock import Report, silent
+from tenfold.search.scoring import answers_on, scored
+
+VERIFIED_EXAMPLES = 64
+FILES = ("structure.json", "weights.safetensors", "model.onnx", "recipe.yaml")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recipe made: its folder, the bytes of the ONNX file, how it was verified and how it scores."""
+
+    folder: Path
+    size_bytes: int
+    verification: Verification
+    validation_score: float
+
+    def summary(self) -> str:
+        """Two lines for a terminal."""
+        return (
+            f"{self.folder}: {', '.join(FILES)}; {self.size_bytes:,} bytes of ONNX, "
+            f"{self.validation_score:.4f} on validation\n{self.verification.text}"
+        )
+
+
+def apply_to_folder(
+    recipe: Recipe, task: Task, folder: Path | str, device: Device | None = None, report: Report = silent
+) -> Made:
+    """Make the recipe's network from `task.model` and write it to `folder`, which must not hold anything yet.
+
+    Raises `RecipeError` where the recipe does not go with the network, `ExportError` or `VerificationError`
+    where the result cannot be served, `OutputError` where the folder is in use or cannot be written.
+    """
+    folder, device = Path(folder), device or Device()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"--out {folder} is not empty: name another folder, or remove it")
+    check_task(task)
+    run = Run(
+        seed=recipe.seed,
+        device=device,
+        teacher=task.model,
+        progress=lambda fraction, text: report("recipe", fraction, text),
+    )
+    model, steps = apply_recipe(recipe, task, run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        save(working / "saved", model, steps, inputs=task.example(2), base=task.base)
+        for path in (working / "saved").iterdir():
+            path.rename(working / path.name)
+        (working / "saved").rmdir()
+        artifact = deploy_onnx(model, task.example(2), working / "model.onnx")
+        recipe.write(working / "recipe.yaml")
+        checked = verify(
+            model, artifact.session(device.threads), task.example(min(VERIFIED_EXAMPLES, len(task.train)))
+        )
+        checked.require()
+        found = answers_on(
+            artifact.session(device.threads),
+            task.validation,
+            lambda done: report("scoring", done, "validation"),
+        )
+        assert found is not None
+        assert callable(task.metric)  # `Task` looks names up
+        value = scored(task.metric, found.outputs, found.targets).value
+        size = artifact.size_bytes
+        if folder.exists():
+            folder.rmdir()
+        working.chmod(0o755)
+        working.rename(folder)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return Made(folder, size, checked, value)

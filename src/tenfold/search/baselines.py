@@ -1,0 +1,62 @@
+"""What doing nothing clever gives: the network in PyTorch, exported, and plainly quantised. Always on the frontier."""
+
+from __future__ import annotations
+
+import time
+
+from tenfold.compress import Recipe, Step
+from tenfold.compress.quantize import Mode, Quantize
+from tenfold.errors import TenfoldError
+from tenfold.search.frontier import EAGER, ORIGINAL
+from tenfold.search.job import Job, add_point
+from tenfold.search.point import Point
+
+LABELS = {
+    ORIGINAL: ("ONNX, fp32", "fp32"),
+    "onnx-int8-static": ("ONNX, INT8 static", "int8-static"),
+    "onnx-int8-dynamic": ("ONNX, INT8 dynamic", "int8-dynamic"),
+    EAGER: ("PyTorch eager, fp32", EAGER),
+}
+MODES = {"int8-static": Mode.STATIC, "int8-dynamic": Mode.DYNAMIC}
+
+
+def add_baselines(job: Job) -> dict[str, str]:
+    """Make those that are not stored yet; returns why, for each INT8 one that cannot be made.
+
+    The fp32 export must work: everything is compared with it.
+    """
+    skipped: dict[str, str] = job.store.step("baselines") or {}
+    with job.clock.phase("baselines") as progress:
+        for number, (point_id, (label, precision)) in enumerate(LABELS.items()):
+            if job.store.has(point_id) or point_id in skipped:
+                continue
+            progress(number / len(LABELS), label)
+            with job.store.claimed(point_id) as mine:
+                if not mine:
+                    continue
+                try:
+                    add_baseline(job, Point(point_id, "baseline", label, precision))
+                except TenfoldError as error:
+                    if point_id in (ORIGINAL, EAGER):
+                        raise
+                    skipped[point_id] = str(error)
+                    job.store.finish_step("baselines", skipped)
+        progress(1.0, "")
+    return skipped
+
+
+def add_baseline(job: Job, point: Point) -> None:
+    """Make one baseline and store it."""
+    began = time.monotonic()
+    model, steps = job.task.model, []
+    if point.precision in MODES:
+        quantize = Quantize(mode=MODES[point.precision])
+        problems = quantize.preflight(model, job.task, job.device)
+        if problems:
+            raise TenfoldError("; ".join(map(str, problems)))
+        applied = quantize.apply(model, job.task, job.run())
+        model, steps = applied.model, [Step(quantize, applied.resolved)]
+    recipe = Recipe(tuple(step.technique for step in steps), job.seed)
+    counts = job.original_profile()
+    point.params, point.macs = counts.params, counts.macs
+    add_point(job, point, model, steps, recipe if point.precision != EAGER else None, began=began)

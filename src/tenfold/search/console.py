@@ -1,0 +1,49 @@
+"""Progress in a terminal: one bar for each phase, with the time that is left for the job."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+REFRESH_SECONDS = 0.1
+
+
+class Console:
+    """A callable `report(phase, fraction, text)`; without a terminal it prints a line as each phase begins."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self.phases: dict[str, TaskID] = {}
+        self.bars = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=terminal,
+            disable=not terminal.is_terminal,
+        )
+        self._last = 0.0
+
+    def __enter__(self) -> Console:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def __call__(self, phase: str, fraction: float, text: str) -> None:
+        if phase not in self.phases:
+            for task in self.phases.values():
+                self.bars.update(task, completed=1.0)
+            self.phases[phase] = self.bars.add_task(phase, total=1.0, text="")
+            if not self.terminal.is_terminal:
+                self.terminal.print(phase, markup=False, highlight=False)
+        now = time.monotonic()
+        if fraction >= 1 or now - self._last > REFRESH_SECONDS:
+            self._last = now
+            self.bars.update(self.phases[phase], completed=min(fraction, 1.0), text=text)

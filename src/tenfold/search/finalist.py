@@ -1,0 +1,100 @@
+"""Making a finalist: the structure is cut, healed by distillation, and exported in each precision."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tenfold.compress import Recipe, Step, Technique
+from tenfold.compress.distill import Distill
+from tenfold.compress.quantize import Quantize
+from tenfold.errors import TenfoldError
+from tenfold.search.job import Job, Progress, add_point
+from tenfold.search.point import Point
+from tenfold.search.proposals import Proposal
+from tenfold.search.structures import prune_step
+
+PRECISIONS = {"fp32": (), "int8-static": (Quantize(),)}
+
+
+@dataclass
+class Healed:
+    """A changed network between two healings: the model, its steps, and how many passes it had."""
+
+    model: nn.Module
+    steps: tuple[Step, ...]
+    passes: float
+    seconds_per_pass: float | None
+
+
+def heal(job: Job, before: Healed, seconds: float, progress: Progress) -> Healed:
+    """Distil for about `seconds`. The step that is recorded is bounded by passes, so that it can be repeated."""
+    began = time.monotonic()
+    applied = Distill(seconds=seconds).apply(before.model, job.task, job.run(progress, seconds))
+    resolved = applied.resolved
+    repeatable = repeatable_distill(resolved)
+    passes = float(resolved["epochs"])
+    pace = (time.monotonic() - began) / passes if passes > 0 else before.seconds_per_pass
+    return Healed(applied.model, (*before.steps, Step(repeatable, resolved)), before.passes + passes, pace)
+
+
+def repeatable_distill(resolved: dict[str, Any]) -> Distill:
+    """The `Distill` that takes the same number of steps, whatever the machine's speed."""
+    return Distill(epochs=resolved["epochs"]) if resolved["epochs"] else Distill(epochs=1e-9)
+
+
+def cut(job: Job, proposal: Proposal, progress: Progress) -> Healed:
+    """The structure, not yet healed."""
+    prune: Technique = prune_step(proposal.plan)
+    applied = prune.apply(job.task.model, job.task, job.run(progress))
+    return Healed(applied.model, (Step(prune, applied.resolved),), 0.0, None)
+
+
+def add_finalist(
+    job: Job, name: str, healed: Healed, proposal: Proposal, began: float, progress: Progress
+) -> list[Point]:
+    """Export, verify, score and store it in each precision; a precision that cannot be served is left out."""
+    points: list[Point] = []
+    trouble: list[TenfoldError] = []
+    for precision, extra in PRECISIONS.items():
+        point_id = f"{name}-{precision.split('-')[0]}"
+        if job.store.has(point_id):
+            points.append(job.store.point(point_id))
+            continue
+        try:
+            model, steps = healed.model, healed.steps
+            for technique in extra:
+                applied = technique.apply(model, job.task, job.run(progress))
+                model, steps = applied.model, (*steps, Step(technique, applied.resolved))
+            recipe = Recipe(tuple(step.technique for step in steps), job.seed)
+            point = Point(point_id, "candidate", label(proposal, healed, precision), precision)
+            point.params, point.macs = proposal.params, proposal.macs
+            if proposal.precision == precision.split("-")[0]:
+                point.predicted_latency_ms = proposal.latency_ms
+                point.predicted_latency_low_ms = proposal.latency_low_ms
+                point.predicted_latency_high_ms = proposal.latency_high_ms
+            points.append(add_point(job, point, model, steps, recipe, progress, began))
+        except TenfoldError as error:
+            trouble.append(error)
+    if not points:
+        raise trouble[0]
+    return points
+
+
+def label(proposal: Proposal, healed: Healed, precision: str) -> str:
+    """A line that tells it apart."""
+    parts = []
+    if proposal.plan.blocks:
+        parts.append(f"{len(proposal.plan.blocks)} blocks dropped")
+    if proposal.plan.keep:
+        shares = sorted({share for _, share in proposal.plan.keep})
+        parts.append(
+            f"channels kept {'–'.join(f'{share:.0%}' for share in dict.fromkeys((shares[0], shares[-1])))}"
+        )
+    if healed.passes:
+        parts.append(f"healed {healed.passes:.0f} passes")
+    parts.append("INT8 static" if precision == "int8-static" else "fp32")
+    return ", ".join(parts)

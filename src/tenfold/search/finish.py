@@ -1,0 +1,207 @@
+"""The end of a run: one timing of all points together, the test set once, the best one marked, the report written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from tenfold.compress import read_structure
+from tenfold.compress.quantize import Quantize
+from tenfold.cost import Profile, environment, measure, profile
+from tenfold.files import write_json
+from tenfold.report import write_report
+from tenfold.search.budget import Budget
+from tenfold.search.frontier import EAGER, ORIGINAL, UNITS, Frontier, choose, mark, nearest, value_of
+from tenfold.search.job import Job, fill_scores
+from tenfold.search.point import Point
+from tenfold.search.scoring import answers_on
+
+MEASURED_SHARE = 0.05  # of the time limit, for the last timing
+LONGEST_MEASURE = 30.0
+SLACK_SECONDS = 4.0  # for choosing, copying and the report
+
+
+def seconds_needed(job: Job, points: list[Point]) -> float:
+    """What `finish` will take for these points: timing, and the test set on the artefacts that must be scored."""
+    return measure_seconds(job) + SLACK_SECONDS + sum(test_seconds(job, point) for point in points)
+
+
+def measure_seconds(job: Job) -> float:
+    """How long the last timing takes."""
+    return min(LONGEST_MEASURE, MEASURED_SHARE * job.clock.limit)
+
+
+def test_seconds(job: Job, point: Point) -> float:
+    """What scoring a point on the test set will take, from what it took on validation."""
+    if job.task.test is None or job.outputs(point.id, "test") is not None:
+        return 0.0
+    return (point.seconds_per_example or 0.0) * len(job.task.test)
+
+
+def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
+    """Measure, score, choose and write everything; returns the frontier."""
+    points = job.store.points()
+    time_together(job, points)
+    mark(points, job.budget)
+    chosen = choose(points, job.budget, job.minimize)
+    near, binding = nearest(points, job.budget)
+    best = chosen or near
+    score_on_test(job, points, best)
+    mark(points, job.budget)
+    for point in points:
+        job.store.update(point)
+    feasible = chosen is not None and job.budget.met_by(best)
+    if chosen is not None and not feasible:
+        binding = max(job.budget.excesses(best).items(), key=lambda item: item[1])[0]
+    frontier = Frontier(
+        points=points,
+        best_id=best.id,
+        feasible=feasible,
+        binding=None if feasible else binding,
+        message=message(job.budget, points, best, None if feasible else binding),
+        budget=job.budget,
+        minimize=job.minimize,
+        folder=job.store.root,
+        network=job.task.model,
+    )
+    put_best(job, best)
+    frontier.sections = sections(job, best, provenance)
+    write_report(frontier.to_json(), job.store.root / "report.html")
+    write_json(job.store.root / "frontier.json", frontier.to_json())
+    return frontier
+
+
+def time_together(job: Job, points: list[Point]) -> None:
+    """Time all artefacts interleaved in one run: the latencies that are reported."""
+    inputs = job.task.example(job.device.batch)
+    with job.clock.phase("measuring") as progress:
+        sessions = {point.id: job.artifact(point).session(job.device.threads) for point in points}
+        calls = {name: (lambda session=session: session(inputs)) for name, session in sessions.items()}
+        timings = measure(calls, seconds=measure_seconds(job), seed=job.seed, progress=progress)
+    for point in points:
+        timing = timings[point.id]
+        point.latency_ms, point.latency_iqr_ms, point.runs = timing.median_ms, timing.iqr_ms, timing.runs
+
+
+def score_on_test(job: Job, points: list[Point], best: Point) -> None:
+    """Score the original and the best, then the frontier, then the rest while there is time: each once."""
+    if job.task.test is None:
+        return
+    rest = sorted(points, key=lambda point: not point.on_frontier)
+    order = list(dict.fromkeys([ORIGINAL, best.id, *(point.id for point in rest)]))
+    by_id = {point.id: point for point in points}
+    with job.clock.phase("test set") as progress:
+        for number, point_id in enumerate(order):
+            point = by_id[point_id]
+            needed = test_seconds(job, point)
+            if point.seconds_per_example is None:
+                continue
+            if point_id not in (ORIGINAL, best.id) and needed > job.clock.left() - SLACK_SECONDS:
+                continue
+            progress(number / len(order), f"scoring {point_id}")
+            stored = job.outputs(point_id, "test")
+            if stored is None:
+                found = answers_on(job.artifact(point).session(job.threads), job.task.test)
+                assert found is not None
+                stored = found.outputs, found.targets
+                tensors = {"outputs": found.outputs, "targets": found.targets}
+                save_file(tensors, job.store.root / "points" / point_id / "test.safetensors")
+            original = job.outputs(ORIGINAL, "test")
+            assert original is not None
+            fill_scores(job, point, "test", *stored, original[0])
+
+
+def message(budget: Budget, points: list[Point], best: Point, binding: str | None) -> str:
+    """What the run found, in a sentence or two."""
+    if binding is None:
+        return (
+            f"{best.id} meets the budget." if not budget.empty else f"{best.id} is the best within one point."
+        )
+    asked = getattr(budget, binding) or budget.tolerated_drop
+    values = [value for value in (value_of(point, binding) for point in points) if value is not None]
+    scale, unit = (100.0, "points") if binding == "max_drop" else (1.0, UNITS[binding])
+    words = {
+        "latency_ms": "fastest",
+        "size_mb": "smallest",
+        "memory_mb": "leanest",
+        "max_drop": "most faithful",
+    }
+    found = value_of(best, binding)
+    near = "not measured" if found is None else f"{found * scale:.3g} {unit}"
+    least = f"{min(values) * scale:.3g} {unit}" if values else "not measured"
+    return (
+        f"No network meets the budget: {binding} binds. Nearest is {best.id} with {near}; you asked for "
+        f"{asked * scale:.3g} {unit}, and the {words[binding]} of all has {least}."
+    )
+
+
+def put_best(job: Job, best: Point) -> None:
+    """Copy the best point's files to OUT/best, whole or not at all."""
+    target = job.store.root / "best"
+    source = job.store.root / str(best.artifact)
+    names = ("structure.json", "weights.safetensors", "model.onnx", "recipe.yaml")
+    if best.precision == EAGER:
+        # The untouched network won: its saved form stands beside its export.
+        source = job.store.root / "points" / ORIGINAL
+    working = Path(tempfile.mkdtemp(dir=job.store.root, prefix=".best-"))
+    try:
+        for name in names:
+            shutil.copyfile(source / name, working / name)
+        working.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        working.rename(target)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any]:
+    """The parts of frontier.json beside the points: layers, timeline and provenance."""
+    lengths = {
+        name: None if split is None else len(split)
+        for name, split in (
+            ("train", job.task.train), ("validation", job.task.validation), ("test", job.task.test)
+        )
+    }  # fmt: skip
+    machine = environment()
+    return {
+        "metric": getattr(job.task.metric, "__name__", "metric"),
+        "layers": {"before": layers(job.original_profile()), "after": layers(best_profile(job, best))},
+        "timeline": [{"phase": name, "seconds": round(s, 1)} for name, s in job.clock.phases.items()],
+        "provenance": {
+            **provenance,
+            **machine,
+            "threads": job.device.threads,
+            "batch": job.device.batch,
+            "runtime": job.device.runtime,
+            "seed": job.seed,
+            "examples": lengths,
+            "seconds": round(job.clock.spent(), 1),
+            "time_limit": job.clock.limit,
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        },
+    }
+
+
+def layers(counts: Profile) -> list[dict[str, Any]]:
+    """The layers that hold parameters or multiply, as the report takes them."""
+    return [
+        {"name": layer.name, "op": layer.op, "macs": layer.macs, "params": layer.params}
+        for layer in counts.layers
+        if layer.macs or layer.params
+    ]
+
+
+def best_profile(job: Job, best: Point) -> Profile:
+    """The counts of the best network before its layers became integers."""
+    path = job.store.root / "best" / "structure.json"
+    model = job.task.model
+    for step in read_structure(path).steps:
+        if not isinstance(step.technique, Quantize):
+            model = step.technique.rebuild(model, step.resolved, job.task.zeros(2))
+    return profile(model, job.task.zeros(job.device.batch))

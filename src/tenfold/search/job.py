@@ -1,0 +1,187 @@
+"""What one run of the search holds in its hands, and how it turns a changed network into a point."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tenfold.compress import Recipe, Run, Step, save
+from tenfold.cost import Device, Profile, measure, profile
+from tenfold.data import Task
+from tenfold.deploy import Artifact, deploy_eager, deploy_onnx, peak_memory, verify
+from tenfold.files import write_json
+from tenfold.search.budget import Budget
+from tenfold.search.clock import Clock
+from tenfold.search.frontier import EAGER, ORIGINAL, opened
+from tenfold.search.point import Point
+from tenfold.search.scoring import Runner, answers_on, dropped, scored
+from tenfold.search.store import Store
+
+Progress = Callable[[float, str], None]
+QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
+VERIFIED_EXAMPLES = 64
+SCORING_SHARE = 0.08  # of the time limit, for a baseline that nothing depends on
+
+
+@dataclass
+class Job:
+    """One run: what is asked, where it is stored, and what was found so far."""
+
+    task: Task
+    budget: Budget
+    device: Device
+    minimize: str
+    store: Store
+    clock: Clock
+    seed: int
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def threads(self) -> int:
+        """Threads for work that is not timed."""
+        return os.cpu_count() or 1
+
+    def run(self, progress: Progress = lambda fraction, text: None, seconds: float = math.inf) -> Run:
+        """The context that techniques get; they must return within `seconds`."""
+        return Run(
+            seed=self.seed,
+            deadline=time.monotonic() + seconds,
+            progress=progress,
+            device=self.device,
+            folder=self.store.root / "cache",
+            teacher=self.task.model,
+            cache=self.cache,
+        )
+
+    def original_profile(self) -> Profile:
+        """The counts of the untouched network at the device's batch."""
+        if "profile" not in self.cache:
+            self.cache["profile"] = profile(self.task.model, self.task.zeros(self.device.batch))
+        return self.cache["profile"]
+
+    def keep_time(self) -> None:
+        """Write down the seconds spent so far."""
+        self.store.finish_step("clock", {"seconds": round(self.clock.spent(), 2)})
+
+    def artifact(self, point: Point) -> Artifact:
+        """A finished point's artefact."""
+        return opened(self.store.root, point, self.task.model)
+
+    def outputs(self, point_id: str, split: str) -> tuple[Tensor, Tensor] | None:
+        """Stored outputs and targets of a finished point on a split, if it was scored there."""
+        path = self.store.root / "points" / point_id / f"{split}.safetensors"
+        if not path.exists():
+            return None
+        stored = load_file(path)
+        return stored["outputs"], stored["targets"]
+
+
+def add_point(
+    job: Job,
+    point: Point,
+    model: nn.Module,
+    steps: Sequence[Step],
+    recipe: Recipe | None,
+    progress: Progress = lambda fraction, text: None,
+    began: float | None = None,
+) -> Point:
+    """Save, export, verify, score on validation and time `model`, and store it as a finished point.
+
+    `point` comes with id, kind, label and precision. `began` is when its making began (`time.monotonic()`).
+    Raises `ExportError` or `VerificationError` where it cannot be served.
+    """
+    began = time.monotonic() if began is None else began
+    with job.store.adding(point.id) as folder:
+        if point.precision == EAGER:
+            artifact = deploy_eager(model, folder / "weights.safetensors")
+        else:
+            artifact = deploy_onnx(model, job.task.example(2), folder / "model.onnx")
+            save_parts(folder, model, steps, recipe, job)
+        runner = artifact.session(job.threads)
+        checked = verify(model, runner, job.task.example(min(VERIFIED_EXAMPLES, len(job.task.train))))
+        checked.require()
+        point.verification = {
+            "max_error": checked.max_error,
+            "snr_db": finite(checked.snr_db),
+            "text": checked.text,
+        }
+        score(job, point, runner, folder, progress)
+        point.size_bytes = artifact.size_bytes
+        point.peak_memory_bytes = peak_memory(
+            artifact, job.task.example(job.device.batch), job.device.threads
+        )
+        point.latency_ms, point.latency_iqr_ms, point.runs = quick_latency(job, artifact)
+        point.artifact = f"points/{point.id}"
+        if recipe is not None:
+            point.recipe, point.recipe_text = f"points/{point.id}/recipe.yaml", recipe.to_yaml()
+        point.seconds = round(time.monotonic() - began, 2)
+        write_json(folder / "point.json", point.to_json())
+    return point
+
+
+def score(job: Job, point: Point, runner: Runner, folder: Path, progress: Progress) -> None:
+    """Score on validation. A baseline whose scoring would eat up the time stays without a score."""
+    optional = point.kind == "baseline" and point.id != ORIGINAL
+    found = answers_on(
+        runner,
+        job.task.validation,
+        lambda done: progress(done, f"scoring {point.id} on validation"),
+        SCORING_SHARE * job.clock.limit if optional else math.inf,
+    )
+    if found is None:
+        return
+    point.seconds_per_example = found.seconds_per_example
+    save_file({"outputs": found.outputs, "targets": found.targets}, folder / "validation.safetensors")
+    original = found.outputs if point.id == ORIGINAL else job.outputs(ORIGINAL, "validation")[0]  # type: ignore[index]
+    fill_scores(job, point, "validation", found.outputs, found.targets, original)
+
+
+def save_parts(
+    folder: Path, model: nn.Module, steps: Sequence[Step], recipe: Recipe | None, job: Job
+) -> None:
+    """The saved network and its recipe, beside the artefact."""
+    save(folder / "saved", model, steps, inputs=job.task.example(2), base=job.task.base)
+    for path in (folder / "saved").iterdir():
+        path.rename(folder / path.name)
+    (folder / "saved").rmdir()
+    if recipe is not None:
+        recipe.write(folder / "recipe.yaml")
+
+
+def quick_latency(job: Job, artifact: Artifact) -> tuple[float, float, int]:
+    """Median and IQR in milliseconds, and the calls timed: a first figure, measured on its own."""
+    session, inputs = artifact.session(job.device.threads), job.task.example(job.device.batch)
+    timing = measure({"point": lambda: session(inputs)}, seconds=QUICK_SECONDS)["point"]
+    return timing.median_ms, timing.iqr_ms, timing.runs
+
+
+def fill_scores(
+    job: Job, point: Point, split: str, outputs: Tensor, targets: Tensor, original: Tensor
+) -> None:
+    """Score and drop on a split, with intervals, into the point."""
+    metric = job.task.metric
+    assert callable(metric)  # `Task` looks names up
+    value, loss = scored(metric, outputs, targets), dropped(metric, original, outputs, targets)
+    if split == "validation":
+        point.validation_score = value.value
+        point.validation_drop, point.validation_drop_low, point.validation_drop_high = (
+            loss.value,
+            loss.low,
+            loss.high,
+        )
+    else:
+        point.score, point.score_low, point.score_high = value.value, value.low, value.high
+        point.drop, point.drop_low, point.drop_high = loss.value, loss.low, loss.high
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity: an exact answer has no signal-to-noise figure."""
+    return value if math.isfinite(value) else None

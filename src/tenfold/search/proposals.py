@@ -1,0 +1,182 @@
+"""Proposals: structures that cost little for the damage they do, from counts and predictions alone.
+
+A multi-objective search (Optuna's TPE) over the knobs of the space; nothing is trained, exported or timed here.
+The study lives in a journal file, so that several processes, on one machine or many, add to the same one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tenfold.cost import LatencyModel, Prediction, Profile, predicted_size
+from tenfold.search.budget import MB, Budget
+from tenfold.search.damage import damage
+from tenfold.search.space import NARROWEST, STEP, Plan, Space
+
+TRIALS = 120
+START_LEVELS = (0.75, 0.5, 0.375, 0.25)  # of depth, of width, and of both, tried first
+BITS = {"fp32": 32, "int8": 8}
+VIOLATION_WEIGHT = 4.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A structure with what is counted and predicted of it. `excess` is by how much it breaks the limits."""
+
+    plan: Plan
+    precision: str
+    macs: int
+    params: int
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    size_bytes: int
+    divergence: float
+    damage: float
+    excess: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The proposal as plain data."""
+        return {**asdict(self), "plan": self.plan.to_json()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Proposal:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "plan": Plan.from_json(data["plan"])})
+
+    def cost(self, minimize: str) -> float:
+        """What is to be small."""
+        return self.latency_ms if minimize == "latency" else float(self.size_bytes)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Turns a plan into a proposal. `count(plan)` gives its exact counts, `divergence(plan)` a guess in nats."""
+
+    original: Profile
+    count: Callable[[Plan], Profile]
+    divergence: Callable[[Plan], float]
+    latency: LatencyModel
+    budget: Budget
+    minimize: str
+    precisions: Sequence[str]
+    size_factors: dict[str, float]  # measured over predicted, of the baselines
+
+    def __call__(self, plan: Plan) -> Proposal:
+        counts = self.original if plan.untouched else self.count(plan)
+        loss = self.divergence(plan)
+        units = damage(counts.macs, counts.params, self.original.macs, self.original.params, loss)
+        options = [self._in(precision, plan, counts, loss, units) for precision in self.precisions]
+        return min(options, key=lambda option: (option.excess, option.cost(self.minimize)))
+
+    def _in(self, precision: str, plan: Plan, counts: Profile, loss: float, units: float) -> Proposal:
+        latency: Prediction = self.latency.predict(counts, precision)
+        size = round(predicted_size(counts, BITS[precision]) * self.size_factors.get(precision, 1.0))
+        over = [
+            value / limit - 1
+            for value, limit in ((latency.ms, self.budget.latency_ms), (size / MB, self.budget.size_mb))
+            if limit is not None
+        ]
+        return Proposal(
+            plan, precision, counts.macs, counts.params, latency.ms, latency.low, latency.high, size, loss, units,
+            max([0.0, *over]),
+        )  # fmt: skip
+
+
+def propose(
+    space: Space,
+    judge: Judge,
+    journal: Path,
+    *,
+    seed: int,
+    seconds: float,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> list[Proposal]:
+    """The front of damage against cost, least damage first; the untouched structure is always its start."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(logging.ERROR)
+    made: dict[Plan, Proposal] = {Plan(): judge(Plan())}
+    if space.empty:
+        return list(made.values())
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna warns of everything that it calls experimental
+        study = optuna.create_study(
+            study_name="structures",
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            directions=["minimize", "minimize"],
+            sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=24),
+            load_if_exists=True,
+        )
+        if not study.get_trials(deepcopy=False):
+            for parameters in starting_points(space):
+                study.enqueue_trial(parameters)
+
+        def objective(trial: Any) -> tuple[float, float]:
+            plan = suggested(space, trial)
+            if plan not in made:
+                made[plan] = judge(plan)
+            found = made[plan]
+            penalty = 1 + VIOLATION_WEIGHT * found.excess
+            return found.cost(judge.minimize) * penalty, found.damage * penalty
+
+        while len(study.get_trials(deepcopy=False)) < TRIALS and time.monotonic() - started < seconds:
+            study.optimize(objective, n_trials=1)
+            done = max(len(made) / TRIALS, (time.monotonic() - started) / seconds)
+            progress(min(done, 1.0), f"{len(made)} structures")
+        # What other processes, or an earlier one, tried counts as well.
+        for trial in study.get_trials(deepcopy=False):
+            if trial.values is not None and time.monotonic() - started < 2 * seconds:
+                plan = suggested(space, optuna.trial.FixedTrial(trial.params))
+                if plan not in made:
+                    made[plan] = judge(plan)
+    return front(list(made.values()), judge.minimize)
+
+
+def starting_points(space: Space) -> list[dict[str, float]]:
+    """Depth alone, width alone and both, at a few levels; and everything at its smallest."""
+    points = []
+    for level in START_LEVELS:
+        depth = {f"drop {stage}": round((1 - level) * len(blocks)) for stage, blocks in space.stages.items()}
+        whole = {f"drop {stage}": 0 for stage in space.stages}
+        width = {f"keep {group}": level for group in space.groups}
+        full = {f"keep {group}": 1.0 for group in space.groups}
+        half = {f"keep {group}": (1 + level) / 2 // STEP * STEP for group in space.groups}
+        points += [{**depth, **full}, {**whole, **width}, {**depth, **half}, {**depth, **width}]
+    points.append(
+        {f"drop {stage}": len(blocks) for stage, blocks in space.stages.items()}
+        | {f"keep {group}": 1.0 for group in space.groups}
+    )
+    return points
+
+
+def suggested(space: Space, trial: Any) -> Plan:
+    """The plan of a trial's parameters."""
+    dropped = {
+        stage: trial.suggest_int(f"drop {stage}", 0, len(blocks)) for stage, blocks in space.stages.items()
+    }
+    kept = {group: trial.suggest_float(f"keep {group}", NARROWEST, 1.0, step=STEP) for group in space.groups}
+    return space.plan(dropped, kept)
+
+
+def front(proposals: Sequence[Proposal], minimize: str) -> list[Proposal]:
+    """Those that keep the limits and that no other beats in damage and cost, least damage first.
+
+    Where none keeps the limits, the front of those that break them least.
+    """
+    least = min(proposal.excess for proposal in proposals)
+    kept = [proposal for proposal in proposals if proposal.excess <= max(least, 0.0) + 1e-9]
+    found: list[Proposal] = []
+    for proposal in sorted(kept, key=lambda p: (p.damage, p.cost(minimize))):
+        if not found or proposal.cost(minimize) < found[-1].cost(minimize):
+            found.append(proposal)
+    return found

@@ -1,0 +1,137 @@
+"""The structures of one network: what a scan with little data says of its parts, and what a plan of them costs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tenfold.compress.prune import (
+    ChannelGraph,
+    Criterion,
+    Prune,
+    block_sensitivity,
+    channel_graph,
+    drop_blocks,
+    importance,
+    residual_blocks,
+)
+from tenfold.compress.prune.importance import present
+from tenfold.compress.prune.pruning import TRACED_BATCH
+from tenfold.cost import Profile, call, profile
+from tenfold.errors import NetworkError
+from tenfold.search.job import Job, Progress
+from tenfold.search.space import Plan, Space, groups_of, stages_of
+
+SCAN_EXAMPLES = 256
+SCAN_WIDTH = 0.5
+ROUND_TO = 4  # channels: what vector units of CPUs take at a time
+
+
+def prune_step(plan: Plan) -> Prune:
+    """The technique that makes a plan's structure."""
+    return Prune(ratio=0.0, widths=dict(plan.keep), blocks=plan.blocks, round_to=ROUND_TO)
+
+
+@dataclass(frozen=True)
+class Structures:
+    """The channel graph of the job's network with its blocks, and what the scan found."""
+
+    job: Job
+    graph: ChannelGraph
+    blocks: Mapping[str, bool]
+    block_loss: Mapping[str, float]
+    group_loss: Mapping[str, float]
+    space: Space
+    skeleton: nn.Module  # the network without data, on the meta device
+
+    def count(self, plan: Plan) -> Profile:
+        """Exact counts of the plan's network, from its shapes alone."""
+        dropped = {name: self.blocks[name] for name in plan.blocks}
+        shallow = drop_blocks(self.skeleton, dropped)
+        families = present(self.graph, shallow)
+        flat = {family.name: np.ones(family.size) for family in families}
+        kept = prune_step(plan).choose(self.graph, families, flat, plan.blocks)
+        narrowed = self.graph.plan(shallow, kept).apply(shallow)
+        return profile(narrowed.eval(), self.job.task.zeros(self.job.device.batch))
+
+    def divergence(self, plan: Plan) -> float:
+        """A guess in nats at how far the answers move before healing: the parts' own figures added up."""
+        keep = dict(plan.keep)
+        total = sum(self.block_loss[name] for name in plan.blocks)
+        for group, families in self.space.groups.items():
+            share = min((keep[name] for name in families if name in keep), default=1.0)
+            total += self.group_loss.get(group, 0.0) * ((1 - share) / (1 - SCAN_WIDTH)) ** 2
+        return total
+
+
+def scan(job: Job) -> Structures | None:
+    """Find what can go, and how much each part matters, on a few hundred training examples.
+
+    None where the network's structure cannot be changed (it cannot be traced, or no part of it can go).
+    """
+    with job.clock.phase("sensitivity scan") as progress:
+        inputs = job.task.zeros(TRACED_BATCH)
+        progress(0.0, "tracing")
+        try:
+            graph = channel_graph(job.task.model, inputs, job.run(progress))
+        except NetworkError:
+            return None
+        blocks = residual_blocks(job.task.model, inputs, graph.program)
+        if not blocks and not graph.families:
+            return None
+        stored = job.store.step("scan")
+        groups = groups_of(graph.families)
+        if stored is None:
+            limit = job.clock.limit * 0.1
+            block_loss = block_sensitivity(
+                job.task.model, job.task, blocks, job.run(progress, limit), examples=SCAN_EXAMPLES
+            )
+            group_loss = group_sensitivity(job, graph, groups, progress, limit)
+            # A part that there was no time for counts as one that matters; JSON has no infinity.
+            stored = {
+                "blocks": {name: min(loss, 1e9) for name, loss in block_loss.items()},
+                "groups": group_loss,
+            }
+            job.store.finish_step("scan", stored)
+    space = Space(stages_of(stored["blocks"]), groups)
+    skeleton = copy.deepcopy(job.task.model).to("meta")
+    return Structures(job, graph, blocks, stored["blocks"], stored["groups"], space, skeleton)
+
+
+def group_sensitivity(
+    job: Job, graph: ChannelGraph, groups: Mapping[str, tuple[str, ...]], progress: Progress, seconds: float
+) -> dict[str, float]:
+    """For each group of families, how far the answers move when all of them keep half of their channels."""
+    model, task = job.task.model, job.task
+    run = job.run(progress, seconds)
+    scores = importance(graph, model, Criterion.TAYLOR, task, run, examples=SCAN_EXAMPLES)
+    batch, targets = task.train.take(SCAN_EXAMPLES, seed=job.seed).select(
+        range(min(SCAN_EXAMPLES, len(task.train)))
+    )
+    found: dict[str, float] = {}
+    with torch.no_grad():
+        wanted = call(model, batch).float()
+        for number, (group, families) in enumerate(groups.items()):
+            if run.seconds_left() < 0:
+                found[group] = math.log(2)  # not looked at: as if it mattered somewhat
+                continue
+            half = Prune(ratio=0.0, widths=dict.fromkeys(families, SCAN_WIDTH), round_to=ROUND_TO)
+            kept = half.choose(graph, graph.families, scores)
+            found[group] = divergence(wanted, call(graph.narrow(model, kept).eval(), batch).float(), targets)
+            progress((number + 1) / len(groups), f"half width: {group}")
+    return found
+
+
+def divergence(wanted: Tensor, answer: Tensor, targets: Tensor) -> float:
+    """Mean KL divergence in nats for class targets (N,); else the squared error relative to the answers' energy."""
+    if targets.is_floating_point():
+        return float((answer - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12))
+    moved = F.kl_div(answer.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+    return float(moved) if torch.isfinite(moved) else 1e9

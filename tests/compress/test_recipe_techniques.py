@@ -1,0 +1,92 @@
+"""The techniques that Tenfold ships, in recipes and in saved networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tenfold.compress import (
+    Recipe,
+    Run,
+    Technique,
+    apply_recipe,
+    load,
+    parse_recipe,
+    save,
+    technique_from,
+    technique_to_dict,
+)
+from tenfold.compress.registry import TECHNIQUES, technique_class
+from tenfold.data import Task
+from tenfold.errors import RecipeError
+from tenfold.models import create
+
+SHIPPED = ("prune", "factorize", "distill", "quantize")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_as_plain_data_and_back(name: str) -> None:
+    technique = technique_class(name)()
+    assert isinstance(technique, Technique)
+    assert technique_from(technique_to_dict(technique)) == technique
+    assert parse_recipe(Recipe((technique,)).to_yaml()) == Recipe((technique,))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_an_unknown_key_names_the_nearest(name: str) -> None:
+    first = next(key for key in technique_to_dict(technique_class(name)()) if key != "technique")
+    with pytest.raises(RecipeError, match=rf"{name} has no key '{first}x'; did you mean .*'{first}'"):
+        technique_from({"technique": name, first + "x": 1})
+
+
+def test_every_registered_technique_is_covered_here() -> None:
+    homes = {name for name, entry in TECHNIQUES.items() if isinstance(entry.home, str)}
+    assert homes == set(SHIPPED)
+
+
+def test_a_value_out_of_range_names_technique_key_and_line() -> None:
+    text = "steps:\n- technique: prune\n  ratio: 1.5\n"
+    with pytest.raises(RecipeError, match=r"^recipe:3: prune: ratio must be .* not 1\.5"):
+        parse_recipe(text)
+
+
+@pytest.mark.parametrize("name", ["factorize", "distill"])
+def test_nothing_follows_quantize(name: str) -> None:
+    quantize, other = technique_class("quantize")(), technique_class(name)()
+    with pytest.raises(
+        RecipeError, match=rf"quantize must come last, and {name} follows it: it fixes the scales"
+    ):
+        Recipe((quantize, other))
+    Recipe((other, quantize))
+
+
+def task() -> Task:
+    torch.manual_seed(0)
+    model: nn.Module = create("resnet20", num_classes=4, in_channels=1).train()
+    model(torch.randn(16, 1, 12, 12))  # running statistics that are not those of a new network
+    pairs = (torch.randn(24, 1, 12, 12), torch.arange(24) % 4)
+    return Task(model.eval(), pairs, pairs)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        ("quantize",),
+        ("factorize",),
+        ("prune",),
+        ("prune", "quantize"),
+        ("prune", "factorize", "quantize"),
+    ],
+)
+def test_what_they_make_is_saved_and_loaded_equal(steps: tuple[str, ...], tmp_path: Path) -> None:
+    work = task()
+    recipe = Recipe(tuple(technique_class(name)() for name in steps))
+    model, made = apply_recipe(recipe, work, Run())
+    save(tmp_path / "a", model, made, inputs=work.zeros())
+    again = load(tmp_path / "a", base=lambda: create("resnet20", num_classes=4, in_channels=1))
+    inputs, _ = work.validation.select(range(24))
+    with torch.no_grad():
+        assert torch.equal(again(inputs), model(inputs))
