@@ -104,7 +104,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--depth", type=int, default=56)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--survival", type=float, default=0.5, help="of the last block; 1 = no stochastic depth")
+    parser.add_argument(
+        "--survival", type=float, default=0.5, help="of the last block; 1 = no stochastic depth"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -147,11 +149,18 @@ def main() -> None:
             schedule.step()
         if epoch % 5 == 4 or epoch + 1 == options.epochs:
             accuracy = score(network, *validation)
-            curve.append({"epoch": epoch + 1, "validation": accuracy, "seconds": round(time.time() - start, 1)})
-            print(f"epoch {epoch + 1}/{options.epochs}  validation {accuracy:.4f}  {time.time() - start:.0f} s", flush=True)
+            curve.append(
+                {"epoch": epoch + 1, "validation": accuracy, "seconds": round(time.time() - start, 1)}
+            )
+            print(
+                f"epoch {epoch + 1}/{options.epochs}  validation {accuracy:.4f}  {time.time() - start:.0f} s",
+                flush=True,
+            )
 
     # What ships is the half-precision file, so that is what is scored.
-    state = {name: t.half().cpu() if t.is_floating_point() else t.cpu() for name, t in network.state_dict().items()}
+    state = {
+        name: t.half().cpu() if t.is_floating_point() else t.cpu() for name, t in network.state_dict().items()
+    }
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(state, str(options.weights))
     network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})

@@ -46,6 +46,8 @@ REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
 NORMED_RATE = 1.5e-3  # networks with batch norm
 UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
 HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
+PACE_STEPS = 3  # of a trial
+PACE_MARGIN = 0.97  # of the time that is planned with: a pace varies
 VIEWS_SHARE = 0.15  # at most so much of the time goes into choosing views
 RESERVE = 1.5  # time kept back for judging at the end, as a multiple of what it took before
 
@@ -161,22 +163,23 @@ class Distill:
             example = train.select([0, 1 % len(train)])[0]
             objective = HiddenDistillation(objective, student, example, pairs, self.hidden_weight, run.seed)
         optimizer = self._optimizer(student, batch_size)
-        left = deadline - time.monotonic()
-        bounded = math.isfinite(left)
+        epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
+        precise: dict[str, Any] = {
+            "optimizer": optimizer,
+            "batch_size": batch_size,
+            "precision": precision,
+            "hold_norms": True,  # measured afresh above; batch statistics heal worse, far worse on few examples
+        }
         try:
+            if math.isfinite(deadline):
+                # The time becomes a number of passes before the first step, so that the same passes give the
+                # same network again, on whatever machine.
+                fitting = passes_within(deadline, student, train, objective, run.seed, precise)
+                epochs = fitting if self.epochs is None else min(self.epochs, fitting)
             result = fit(
-                student,
-                train,
-                objective,
-                seconds=max(0.0, left) if bounded else None,
-                epochs=self.epochs if self.epochs is not None or bounded else DEFAULT_EPOCHS,
-                optimizer=optimizer,
-                batch_size=batch_size,
-                seed=run.seed,
-                precision=precision,
-                hold_norms=True,  # measured afresh above; batch statistics heal worse, far worse on few examples
-                progress=run.progress,
-            )
+                student, train, objective, epochs=epochs, until=deadline, seed=run.seed, progress=run.progress,
+                **precise,
+            )  # fmt: skip
         finally:
             teacher.save()
             judge.save()
@@ -189,7 +192,8 @@ class Distill:
                 "kept": kept,
                 "held_out_losses": versions.losses,
                 "steps": result.steps,
-                "epochs": round(result.epochs, 3),
+                "epochs": result.epochs,
+                "cut_short": result.epochs < epochs,
                 "seconds": round(time.monotonic() - started, 3),
                 "loss": result.losses[-1] if result.losses else None,
                 "losses": list(result.losses),
@@ -225,6 +229,44 @@ class Distill:
         if self.hidden is Matching.AUTO:
             return stage_pairs(student, teacher.teacher, train.select([0, 1 % len(train)])[0])
         return () if isinstance(self.hidden, Matching) else self.hidden
+
+
+def passes_within(
+    deadline: float,
+    student: nn.Module,
+    train: Split,
+    objective: Distillation,
+    seed: int,
+    options: dict[str, Any],
+) -> float:
+    """How many passes over the data fit before the deadline, from the pace of a few steps on a copy.
+
+    The first pass in each view also waits for the teacher, whose answers are kept after that.
+    """
+    steps_per_pass = max(1, len(train) // options["batch_size"])
+    trial = copy.deepcopy(student)
+
+    def pace(trial_seed: int) -> float:
+        done = fit(
+            trial,
+            train,
+            objective,
+            epochs=PACE_STEPS / steps_per_pass,
+            until=deadline,
+            seed=trial_seed,
+            **options,
+        )
+        return done.seconds / max(done.steps, 1)
+
+    pace(seed)  # the first steps of a network are slower than all others
+    with_teacher = pace(seed + 1)
+    alone = min(pace(seed + 1), with_teacher)
+    left = PACE_MARGIN * max(0.0, deadline - time.monotonic())
+    waiting = (with_teacher - alone) * steps_per_pass * len(objective.views)
+    passes = (left - waiting) / (alone * steps_per_pass)
+    if passes < len(objective.views):  # so few that the teacher is waited for in all of them
+        passes = left / (with_teacher * steps_per_pass)
+    return max(passes, 0.0)
 
 
 class Versions:

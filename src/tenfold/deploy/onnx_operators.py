@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
+import onnxscript
 import torch
-from onnxscript import opset18 as op
 
 UINT8_SHIFT = 128
+op: Any = onnxscript.opset18  # untyped, since these calls are recorded, not run
 
 
 def quantize(x: Any, scale: Any, zero_point: Any) -> Any:
@@ -60,9 +61,7 @@ def dynamic_conv(
         group=groups,
     )
     channels = op.Constant(value_ints=[1, -1, *[1] * len(stride)])
-    y = op.Mul(
-        op.Cast(product, to=ir.DataType.FLOAT), op.Mul(input_scale, op.Reshape(scale, channels))
-    )
+    y = op.Mul(op.Cast(product, to=ir.DataType.FLOAT), op.Mul(input_scale, op.Reshape(scale, channels)))
     return y if bias is None else op.Add(y, op.Reshape(bias, channels))
 
 

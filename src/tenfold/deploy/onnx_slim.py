@@ -90,7 +90,10 @@ def fold_constants(model: ModelProto) -> None:
         lone = onnx.helper.make_graph(
             [node],
             "fold",
-            [onnx.helper.make_tensor_value_info(n, constants[n].data_type, None) for n in dict.fromkeys(names)],
+            [
+                onnx.helper.make_tensor_value_info(n, constants[n].data_type, None)
+                for n in dict.fromkeys(names)
+            ],
             [onnx.ValueInfoProto(name=node.output[0])],
         )
         program = onnx.helper.make_model(lone, opset_imports=model.opset_import)

@@ -89,4 +89,6 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def _first_line(error: Any) -> str:
-    return next((line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip()[:300] for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )

@@ -58,10 +58,7 @@ def apply_to_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        save(working / "saved", model, steps, inputs=task.example(2), base=task.base)
-        for path in (working / "saved").iterdir():
-            path.rename(working / path.name)
-        (working / "saved").rmdir()
+        save(working, model, steps, inputs=task.example(2), base=task.base)
         artifact = deploy_onnx(model, task.example(2), working / "model.onnx")
         recipe.write(working / "recipe.yaml")
         checked = verify(

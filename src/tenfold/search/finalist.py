@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -33,17 +32,14 @@ class Healed:
 def heal(job: Job, before: Healed, seconds: float, progress: Progress) -> Healed:
     """Distil for about `seconds`. The step that is recorded is bounded by passes, so that it can be repeated."""
     began = time.monotonic()
-    applied = Distill(seconds=seconds).apply(before.model, job.task, job.run(progress, seconds))
-    resolved = applied.resolved
-    repeatable = repeatable_distill(resolved)
-    passes = float(resolved["epochs"])
+    distill = Distill(seconds=seconds)
+    applied = distill.apply(before.model, job.task, job.run(progress, seconds))
+    passes = float(applied.resolved["epochs"])
+    # Bounded by passes instead of seconds, it does the same on a machine of another speed.
+    repeatable = Distill(epochs=passes) if passes > 0 else distill
     pace = (time.monotonic() - began) / passes if passes > 0 else before.seconds_per_pass
-    return Healed(applied.model, (*before.steps, Step(repeatable, resolved)), before.passes + passes, pace)
-
-
-def repeatable_distill(resolved: dict[str, Any]) -> Distill:
-    """The `Distill` that takes the same number of steps, whatever the machine's speed."""
-    return Distill(epochs=resolved["epochs"]) if resolved["epochs"] else Distill(epochs=1e-9)
+    step = Step(repeatable, applied.resolved)
+    return Healed(applied.model, (*before.steps, step), before.passes + passes, pace)
 
 
 def cut(job: Job, proposal: Proposal, progress: Progress) -> Healed:

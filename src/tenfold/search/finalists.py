@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tenfold.search.damage import loss_per_damage
@@ -11,16 +12,22 @@ from tenfold.search.proposals import Proposal
 FEWEST_PASSES = 12  # over the training data, for a finalist to be worth healing
 MOST_FINALISTS = 8
 SAFETY = 0.85  # of the tolerance that a guess may use up
+NEAR = 1.25  # of the tolerance: a guess so near is worth a try once another network stands
+UNDERHEALED = (
+    0.03  # of the metric, lost for want of passes, times their number (benchmarks/sample/healing_sweep.json)
+)
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A healed finalist: its proposal, its drop on validation with the interval's upper end, the tolerance met."""
+    """A healed finalist: its drop on validation, the upper end of the interval, whether all limits are met."""
 
     proposal: Proposal
     drop: float
     drop_high: float
     met: bool
+    passes: float = math.inf  # over the training data
+    seconds_per_pass: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,32 +45,44 @@ def number_of_finalists(seconds: float, seconds_per_pass: float) -> int:
 
 
 def choose_next(
-    front: Sequence[Proposal], tried: Sequence[Tried], tolerance: float, half_width: float, minimize: str
+    front: Sequence[Proposal],
+    tried: Sequence[Tried],
+    tolerance: float,
+    half_width: float,
+    minimize: str,
+    passes: Callable[[Proposal], float] = lambda proposal: math.inf,
 ) -> Next | None:
     """The cheapest proposal whose expected drop, with the interval's half width, stays within the tolerance.
 
-    After a failure only less damage is tried, after a success only less cost. Where nothing new is left below a
-    failure, the best failed one is healed on. None if there is nothing sensible left to do.
+    `passes` says how many passes of healing there is time for. After a failure only proposals that are expected
+    to lose less are tried, after a success only cheaper ones. Where nothing milder than a failure is left, the
+    best failed one is healed on. None if there is nothing sensible left to do.
     """
-    slope = loss_per_damage([(t.proposal.damage, t.drop) for t in tried])
+    slope = loss_per_damage(
+        [(t.proposal.damage, t.drop - UNDERHEALED / t.passes) for t in tried if t.passes > 0]
+    )
+
+    def expected(proposal: Proposal) -> float:
+        return slope * proposal.damage + UNDERHEALED / max(passes(proposal), 0.1)
+
     done = {t.proposal.plan for t in tried}
-    failed = [t.proposal.damage for t in tried if not t.met]
+    failed = [expected(t.proposal) for t in tried if not t.met]
     passed = [t.proposal.cost(minimize) for t in tried if t.met]
     options = [
         p
         for p in front
         if p.plan not in done
         and not p.plan.untouched
-        and (not failed or p.damage < min(failed))
+        and (not failed or expected(p) < min(failed))
         and (not passed or p.cost(minimize) < min(passed))
     ]
-    likely = [p for p in options if slope * p.damage + half_width <= SAFETY * tolerance]
+    likely = [p for p in options if expected(p) + half_width <= SAFETY * tolerance]
     if likely:
         return Next(min(likely, key=lambda p: p.cost(minimize)))
     if passed:
         # A success stands; the mildest step beyond it is worth a try only if the guess is near the limit.
-        near = [p for p in options if slope * p.damage + half_width <= 1.25 * tolerance]
-        return Next(min(near, key=lambda p: p.damage)) if near else None
+        near = [p for p in options if expected(p) + half_width <= NEAR * tolerance]
+        return Next(min(near, key=expected)) if near else None
     if tried and min(tried, key=lambda t: t.drop_high).drop < 2 * tolerance:
         return Next(min(tried, key=lambda t: t.drop_high).proposal, extend=True)
-    return Next(min(options, key=lambda p: p.damage)) if options else None
+    return Next(min(options, key=expected)) if options else None

@@ -24,11 +24,15 @@ from tenfold.search.scoring import answers_on
 MEASURED_SHARE = 0.05  # of the time limit, for the last timing
 LONGEST_MEASURE = 30.0
 SLACK_SECONDS = 4.0  # for choosing, copying and the report
+FEW = 3  # points beside the original that time is kept for
 
 
-def seconds_needed(job: Job, points: list[Point]) -> float:
-    """What `finish` will take for these points: timing, and the test set on the artefacts that must be scored."""
-    return measure_seconds(job) + SLACK_SECONDS + sum(test_seconds(job, point) for point in points)
+def seconds_needed(job: Job) -> float:
+    """What `finish` must take: the timing, the report, and the test set on the original and a few others."""
+    points = job.store.points()
+    original = next(point for point in points if point.id == ORIGINAL)
+    others = sorted(test_seconds(job, point) for point in points if point.id != ORIGINAL)
+    return measure_seconds(job) + SLACK_SECONDS + test_seconds(job, original) + sum(others[:FEW])
 
 
 def measure_seconds(job: Job) -> float:
@@ -122,21 +126,26 @@ def message(budget: Budget, points: list[Point], best: Point, binding: str | Non
         return (
             f"{best.id} meets the budget." if not budget.empty else f"{best.id} is the best within one point."
         )
-    asked = getattr(budget, binding) or budget.tolerated_drop
+    asked, found = getattr(budget, binding) or budget.tolerated_drop, value_of(best, binding)
+    if binding == "max_drop":
+        loss = (
+            "was not measured" if found is None else f"may be as much as {100 * found:.2f} points (95% bound)"
+        )
+        text = f"the loss of {best.id}, the nearest, {loss}; you asked for at most {100 * asked:.3g}"
+        drop = best.drop if best.drop is not None else best.validation_drop
+        if found is not None and drop is not None and found - drop > 0.8 * asked:
+            text += f". The set is too small for that question: its interval alone is {100 * (found - drop):.2f} wide"
+        return f"No network meets the budget: {text}."
     values = [value for value in (value_of(point, binding) for point in points) if value is not None]
-    scale, unit = (100.0, "points") if binding == "max_drop" else (1.0, UNITS[binding])
-    words = {
-        "latency_ms": "fastest",
-        "size_mb": "smallest",
-        "memory_mb": "leanest",
-        "max_drop": "most faithful",
-    }
-    found = value_of(best, binding)
-    near = "not measured" if found is None else f"{found * scale:.3g} {unit}"
-    least = f"{min(values) * scale:.3g} {unit}" if values else "not measured"
+    unit, word = (
+        UNITS[binding],
+        {"latency_ms": "fastest", "size_mb": "smallest", "memory_mb": "leanest"}[binding],
+    )
+    least = f"{min(values):.3g} {unit}" if values else "not measured"
+    near = "not measured" if found is None else f"{found:.3g} {unit}"
     return (
-        f"No network meets the budget: {binding} binds. Nearest is {best.id} with {near}; you asked for "
-        f"{asked * scale:.3g} {unit}, and the {words[binding]} of all has {least}."
+        f"No network meets the budget: the {word} found has {least}; you asked for {asked:.3g} {unit}. "
+        f"The nearest in all is {best.id} with {near}."
     )
 
 

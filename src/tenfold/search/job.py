@@ -104,7 +104,9 @@ def add_point(
             artifact = deploy_eager(model, folder / "weights.safetensors")
         else:
             artifact = deploy_onnx(model, job.task.example(2), folder / "model.onnx")
-            save_parts(folder, model, steps, recipe, job)
+            save(folder, model, steps, inputs=job.task.example(2), base=job.task.base)
+            if recipe is not None:
+                recipe.write(folder / "recipe.yaml")
         runner = artifact.session(job.threads)
         checked = verify(model, runner, job.task.example(min(VERIFIED_EXAMPLES, len(job.task.train))))
         checked.require()
@@ -142,18 +144,6 @@ def score(job: Job, point: Point, runner: Runner, folder: Path, progress: Progre
     save_file({"outputs": found.outputs, "targets": found.targets}, folder / "validation.safetensors")
     original = found.outputs if point.id == ORIGINAL else job.outputs(ORIGINAL, "validation")[0]  # type: ignore[index]
     fill_scores(job, point, "validation", found.outputs, found.targets, original)
-
-
-def save_parts(
-    folder: Path, model: nn.Module, steps: Sequence[Step], recipe: Recipe | None, job: Job
-) -> None:
-    """The saved network and its recipe, beside the artefact."""
-    save(folder / "saved", model, steps, inputs=job.task.example(2), base=job.task.base)
-    for path in (folder / "saved").iterdir():
-        path.rename(folder / path.name)
-    (folder / "saved").rmdir()
-    if recipe is not None:
-        recipe.write(folder / "recipe.yaml")
 
 
 def quick_latency(job: Job, artifact: Artifact) -> tuple[float, float, int]:

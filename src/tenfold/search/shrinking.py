@@ -5,29 +5,40 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tenfold.cost import Device, LatencyModel, predicted_size
+from tenfold.cost import Device, LatencyModel
 from tenfold.data import Task, check_task
 from tenfold.errors import BudgetError, TenfoldError
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
 from tenfold.search.finalist import Healed, add_finalist, cut, heal
-from tenfold.search.finalists import MOST_FINALISTS, Next, Tried, choose_next, number_of_finalists
+from tenfold.search.finalists import (
+    FEWEST_PASSES,
+    MOST_FINALISTS,
+    Next,
+    Tried,
+    choose_next,
+    number_of_finalists,
+)
 from tenfold.search.finish import finish, seconds_needed
 from tenfold.search.frontier import ORIGINAL, Frontier
 from tenfold.search.job import Job
 from tenfold.search.point import Point
-from tenfold.search.proposals import BITS, Judge, Proposal, propose
+from tenfold.search.probes import seen
+from tenfold.search.proposals import Judge, Proposal, propose
 from tenfold.search.store import Store, identity_of
 from tenfold.search.structures import Structures, scan
 
 SHORTEST_TIME = 10.0  # seconds; less does not even measure the baselines
 PROPOSALS_SHARE = 0.08  # of the time, for proposals
 TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
-EXPORT_SECONDS = 8.0  # what exporting and scoring a finalist takes, before one was seen
+EXPORT_SECONDS = 8.0  # what cutting, exporting and scoring a finalist takes, before one was seen
+SHORTEST_HEALING = 2.0  # seconds
 
 
 def shrink(
@@ -98,8 +109,8 @@ def proposals(job: Job, structures: Structures) -> list[Proposal]:
     stored = job.store.step("front")
     if stored is not None:
         return [Proposal.from_json(data) for data in stored]
+    judge = judge_of(job, structures)
     with job.clock.phase("proposals") as progress:
-        judge = judge_of(job, structures)
         seconds = min(PROPOSALS_SHARE * job.clock.limit, max(job.clock.left() / 4, 1.0))
         journal = job.store.root / "study.journal"
         front = propose(structures.space, judge, journal, seed=job.seed, seconds=seconds, progress=progress)
@@ -108,25 +119,20 @@ def proposals(job: Job, structures: Structures) -> list[Proposal]:
 
 
 def judge_of(job: Job, structures: Structures) -> Judge:
-    """Predictions fitted on the baselines, which were measured."""
-    original = job.original_profile()
-    points = {point.id: point for point in job.store.points()}
-    served = {"fp32": points[ORIGINAL], "int8": points.get("onnx-int8-static")}
-    known = {precision: point for precision, point in served.items() if point is not None}
-    observations = [(original, precision, float(point.latency_ms or 0)) for precision, point in known.items()]
-    factors = {
-        precision: (point.size_bytes or 0) / predicted_size(original, BITS[precision])
-        for precision, point in known.items()
-    }
+    """Predictions fitted on the baselines and the probes, which were measured."""
+    known = seen(job, structures)
+    factors: dict[str, list[float]] = {}
+    for entry in known:
+        factors.setdefault(entry.precision, []).append(entry.size_factor)
     return Judge(
-        original=original,
+        original=job.original_profile(),
         count=structures.count,
         divergence=structures.divergence,
-        latency=LatencyModel.fit(observations),
+        latency=LatencyModel.fit([(entry.counts, entry.precision, entry.latency_ms) for entry in known]),
         budget=job.budget,
         minimize=job.minimize,
-        precisions=tuple(known),
-        size_factors=factors,
+        precisions=tuple(factors),
+        size_factors={precision: max(values) for precision, values in factors.items()},
     )
 
 
@@ -139,16 +145,22 @@ def finalists(job: Job, front: list[Proposal]) -> None:
         stored = job.store.step(f"finalist-{name}")
         if stored is not None:
             proposal = Proposal.from_json(stored["proposal"])
-            tried.append((outcome(job, proposal, points_of(job, name)), None))
+            tried.append((outcome(job, proposal, points_of(job, name), stored.get("healing")), None))
             continue
         with job.clock.phase("finalists") as progress, job.store.claimed(name) as claim:
             if claim is None:
                 continue
-            seconds = healing_seconds(job, front, [t for t, _ in tried], overhead)
+            outlook = Outlook(job, front, [t for t, _ in tried], overhead)
+            seconds = outlook.seconds_for_next()
             if seconds is None:
                 return
             chosen = choose_next(
-                front, [t for t, _ in tried], job.budget.tolerated_drop, half_width(job), job.minimize
+                front,
+                [t for t, _ in tried],
+                job.budget.tolerated_drop,
+                half_width(job),
+                job.minimize,
+                partial(outlook.passes, seconds=seconds),
             )
             if chosen is None:
                 return
@@ -161,9 +173,8 @@ def finalists(job: Job, front: list[Proposal]) -> None:
             try:
                 before = start_of(job, chosen, [h for t, h in tried if t.proposal == chosen.proposal], told)
                 healed = heal(job, before, seconds, told)
-                exporting = time.monotonic()
                 points = add_finalist(job, name, healed, chosen.proposal, began, told)
-                overhead = time.monotonic() - exporting
+                overhead = time.monotonic() - began - seconds
             except TenfoldError as error:
                 # One structure that cannot be made or served must not end the search; it is on record.
                 job.store.finish_step(
@@ -171,8 +182,11 @@ def finalists(job: Job, front: list[Proposal]) -> None:
                 )
                 tried.append((Tried(chosen.proposal, 1.0, 1.0, met=False), None))
                 continue
-            job.store.finish_step(f"finalist-{name}", {"proposal": chosen.proposal.to_json()})
-            tried.append((outcome(job, chosen.proposal, points), healed))
+            healing = {"passes": healed.passes, "seconds_per_pass": healed.seconds_per_pass}
+            job.store.finish_step(
+                f"finalist-{name}", {"proposal": chosen.proposal.to_json(), "healing": healing}
+            )
+            tried.append((outcome(job, chosen.proposal, points, healing), healed))
             job.keep_time()
 
 
@@ -182,21 +196,39 @@ def start_of(job: Job, chosen: Next, known: list[Healed | None], progress: Any) 
     return at_hand[-1] if chosen.extend and at_hand else cut(job, chosen.proposal, progress)
 
 
-def healing_seconds(job: Job, front: list[Proposal], tried: list[Tried], overhead: float) -> float | None:
-    """How long the next finalist may heal, or None if there is no time for one."""
-    if not front:
-        return None
-    left = job.clock.left() - seconds_needed(job, job.store.points()) - overhead
-    forward = job.store.point(ORIGINAL).seconds_per_example or 1e-3
-    share = min((p.macs for p in front if not p.plan.untouched), default=0) / max(
-        job.original_profile().macs, 1
-    )
-    per_pass = TRAINING_OVER_FORWARD * forward * max(share, 0.2) * len(job.task.train)
-    planned = number_of_finalists(left, per_pass + overhead / 12)
-    left -= overhead * (planned - 1)
-    seconds = left / max(1, planned)
-    enough = max(2.0, 2 * per_pass) if tried else max(2.0, min(per_pass, 0.05 * job.clock.limit))
-    return seconds if seconds > enough else None
+@dataclass(frozen=True)
+class Outlook:
+    """What the time that is left allows: how long the next finalist may heal, and how many passes that makes."""
+
+    job: Job
+    front: list[Proposal]
+    tried: list[Tried]
+    overhead: float  # seconds of cutting, exporting and scoring a finalist
+
+    def seconds_per_pass(self, proposal: Proposal) -> float:
+        """Of training on all of the training data: by what earlier finalists took, else from a forward pass."""
+        paces = [t.seconds_per_pass / t.proposal.macs for t in self.tried if t.seconds_per_pass]
+        if paces:
+            return paces[-1] * proposal.macs
+        original = self.job.store.point(ORIGINAL)
+        forward = (original.seconds_per_example or 1e-3) * len(self.job.task.train)
+        return TRAINING_OVER_FORWARD * forward * proposal.macs / max(self.job.original_profile().macs, 1)
+
+    def passes(self, proposal: Proposal, seconds: float) -> float:
+        """How many passes `seconds` of healing make."""
+        return seconds / max(self.seconds_per_pass(proposal), 1e-9)
+
+    def seconds_for_next(self) -> float | None:
+        """How long the next finalist may heal, or None if there is no time for one."""
+        changed = [proposal for proposal in self.front if not proposal.plan.untouched]
+        if not changed:
+            return None
+        per_pass = self.seconds_per_pass(changed[0])
+        left = self.job.clock.left() - seconds_needed(self.job) - self.overhead
+        planned = number_of_finalists(left, per_pass + self.overhead / FEWEST_PASSES)
+        seconds = (left - self.overhead * (planned - 1)) / planned
+        worthwhile = per_pass * (3.0 if self.tried else 0.5)
+        return seconds if seconds > max(worthwhile, SHORTEST_HEALING) else None
 
 
 def points_of(job: Job, name: str) -> list[Point]:
@@ -204,16 +236,17 @@ def points_of(job: Job, name: str) -> list[Point]:
     return [point for point in job.store.points() if point.id.rpartition("-")[0] == name]
 
 
-def outcome(job: Job, proposal: Proposal, points: list[Point]) -> Tried:
+def outcome(job: Job, proposal: Proposal, points: list[Point], healing: dict[str, Any] | None) -> Tried:
     """What a finalist showed: the precision that keeps the limits, else the one with the smaller drop."""
+    passes, pace = (healing["passes"], healing["seconds_per_pass"]) if healing else (0.0, None)
     limits = Budget(job.budget.latency_ms, job.budget.size_mb, job.budget.memory_mb)
     usable = [p for p in points if limits.met_by(p)] or points
     if not usable:
-        return Tried(proposal, 1.0, 1.0, met=False)
+        return Tried(proposal, 1.0, 1.0, False, passes, pace)
     point = min(usable, key=lambda p: p.validation_drop_high if p.validation_drop_high is not None else 1.0)
     drop, high = point.validation_drop, point.validation_drop_high
     met = high is not None and high <= job.budget.tolerated_drop and limits.met_by(point)
-    return Tried(proposal, 1.0 if drop is None else drop, 1.0 if high is None else high, met)
+    return Tried(proposal, 1.0 if drop is None else drop, 1.0 if high is None else high, met, passes, pace)
 
 
 def half_width(job: Job) -> float:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,11 +17,9 @@ from tenfold.compress.prune import (
     Prune,
     block_sensitivity,
     channel_graph,
-    drop_blocks,
     importance,
     residual_blocks,
 )
-from tenfold.compress.prune.importance import present
 from tenfold.compress.prune.pruning import TRACED_BATCH
 from tenfold.cost import Profile, call, profile
 from tenfold.errors import NetworkError
@@ -51,15 +48,14 @@ class Structures:
     space: Space
     skeleton: nn.Module  # the network without data, on the meta device
 
+    def outline(self, plan: Plan, model: nn.Module) -> nn.Module:
+        """A network of the plan's shapes, made from `model` without data."""
+        blocks = {name: self.blocks[name] for name in plan.blocks}
+        return prune_step(plan).outline(model, self.graph, blocks).eval()
+
     def count(self, plan: Plan) -> Profile:
         """Exact counts of the plan's network, from its shapes alone."""
-        dropped = {name: self.blocks[name] for name in plan.blocks}
-        shallow = drop_blocks(self.skeleton, dropped)
-        families = present(self.graph, shallow)
-        flat = {family.name: np.ones(family.size) for family in families}
-        kept = prune_step(plan).choose(self.graph, families, flat, plan.blocks)
-        narrowed = self.graph.plan(shallow, kept).apply(shallow)
-        return profile(narrowed.eval(), self.job.task.zeros(self.job.device.batch))
+        return profile(self.outline(plan, self.skeleton), self.job.task.zeros(self.job.device.batch))
 
     def divergence(self, plan: Plan) -> float:
         """A guess in nats at how far the answers move before healing: the parts' own figures added up."""

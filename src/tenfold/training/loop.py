@@ -48,6 +48,7 @@ class Clock:
 
     seconds: float | None
     steps: int | None
+    until: float = math.inf  # a `time.monotonic()` value that cuts the run short; no part of the schedule
     started: float = field(default_factory=time.monotonic)
     step: int = 0
     slowest: float = 0.0  # seconds of the last step, or of a slower one before it, halved at every step since
@@ -67,6 +68,8 @@ class Clock:
         """Whether another step, as slow as the last ones, still ends in time."""
         if self.steps is not None and self.step >= self.steps:
             return False
+        if time.monotonic() + self.slowest > self.until:
+            return False
         return self.seconds is None or self.elapsed() + self.slowest <= self.seconds
 
 
@@ -77,6 +80,7 @@ def fit(
     *,
     seconds: float | None = None,
     epochs: float | None = None,
+    until: float = math.inf,
     optimizer: OptimizerSettings | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -87,7 +91,8 @@ def fit(
 ) -> FitResult:
     """Train `student` in place on `split` and leave it in eval mode.
 
-    Ends after `seconds` or `epochs`, whichever comes first; at least one must be given. The learning rate warms up
+    Ends after `seconds` or `epochs`, whichever comes first; at least one must be given. `until`, a
+    `time.monotonic()` value, cuts the run short where it stands, whatever the schedule. The learning rate warms up
     and then falls to zero along the share of the work done. `precision` is timed and chosen if not given.
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
     parameters that require gradients move. For one seed the result is the same up to what timing decides.
@@ -106,7 +111,7 @@ def fit(
     device = device_of(student)
     if precision is None:
         precision = fastest_precision(student, split.select(range(batch_size))[0])
-    clock = Clock(seconds, None if epochs is None else math.ceil(epochs * per_epoch), started)
+    clock = Clock(seconds, None if epochs is None else math.ceil(epochs * per_epoch - 1e-6), until, started)
     losses: list[float] = []
     good = _state(student)
     precision.model(student)

@@ -28,7 +28,7 @@ from tenfold.cost import Inputs, batch_size
 Kept = Mapping[str, Sequence[int]]  # family name -> the slots that stay; a family that is not named keeps all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One dimension of one parameter or buffer: `slots[i]` is the family's slot of index i, or -1.
 
@@ -41,7 +41,7 @@ class Member:
     consumed: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """Slots of one kind, each of which can go alone: the channels of a layer, the heads of an attention.
 

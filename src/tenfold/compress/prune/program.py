@@ -57,6 +57,16 @@ class Program:
     def nodes(self) -> list[Node]:
         return list(self.module.graph.nodes)
 
+    def bind(self, inputs: Inputs) -> dict[str, Tensor]:
+        """The input tensor that each input placeholder stands for."""
+        args, kwargs = as_args(inputs)
+        places = [n.name for n in self.nodes if n.op == "placeholder"]
+        places = [name for name in places if name not in self.tensors and name not in self.constants]
+        if set(kwargs) <= set(places):
+            rest = iter(args)
+            return {name: kwargs[name] if name in kwargs else next(rest) for name in places}
+        return dict(zip(places, (*args, *kwargs.values()), strict=True))
+
     @classmethod
     def of(cls, model: nn.Module, inputs: Inputs) -> Program:
         """Trace `model`, as in eval mode, on `inputs`; a `NetworkError` says why it cannot be traced."""

@@ -20,8 +20,8 @@ from tenfold.compress.prune.narrowing import Narrowing
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs, call
 from tenfold.data import Task
-from tenfold.errors import NetworkError, RecipeError, described
-from tenfold.naming import nearest
+from tenfold.errors import NetworkError, RecipeError
+from tenfold.naming import described, nearest
 
 TRACED_BATCH = 2
 BISECTIONS = 24

@@ -21,7 +21,7 @@ from tenfold.compress.prune.functions import reduction
 from tenfold.compress.prune.program import Program, arguments, named_tensors, operator_name
 from tenfold.compress.prune.rules import RULES
 from tenfold.compress.prune.ties import Value
-from tenfold.cost import Inputs, as_args
+from tenfold.cost import Inputs
 
 REDUCTIONS = frozenset(name for name, rule in RULES.items() if rule is reduction)
 
@@ -41,8 +41,7 @@ class MaskedNetwork(Interpreter):
     def answer(self, model: nn.Module, inputs: Inputs) -> tuple[Tensor, ...]:
         """The outputs with the parameters of `model` (which keeps its full size)."""
         tensors = named_tensors(model)
-        args, kwargs = as_args(inputs)
-        positional = iter(args)
+        given = self.program.bind(inputs)
         placeholders = []
         for node in self.program.nodes:
             if node.op != "placeholder":
@@ -52,7 +51,7 @@ class MaskedNetwork(Interpreter):
             elif node.name in self.program.constants:
                 placeholders.append(self.program.constants[node.name])
             else:
-                placeholders.append(kwargs[node.name] if node.name in kwargs else next(positional))
+                placeholders.append(given[node.name])
         return tuple(self.run(*placeholders, enable_io_processing=False))
 
     def run_node(self, n: Node) -> Any:

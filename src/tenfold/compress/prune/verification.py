@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from tenfold.compress.prune.graph import ChannelGraph, Family
-from tenfold.compress.prune.program import TensorOutputs, operator_name
-from tenfold.cost import Inputs, as_args
+from tenfold.compress.prune.program import Program, TensorOutputs, operator_name
+from tenfold.cost import Inputs, as_args, map_inputs
 
 TOLERANCE = 1e-3  # of the largest answer, in float32, on random weights; a wrong channel shows as about 1
 
@@ -24,7 +25,7 @@ TOLERANCE = 1e-3  # of the largest answer, in float32, on random weights; a wron
 def without_unsound(graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> ChannelGraph:
     """`graph` with the kinds of families that cannot be narrowed moved to `frozen`."""
     network = scrambled(model)
-    probe = random_inputs(graph, model, inputs)
+    probe = random_inputs(graph.program, inputs)
     if not graph.families or mismatch(graph, graph.families, network, probe) is None:
         return graph
     kinds: dict[tuple[str, ...], list[Family]] = {}
@@ -95,27 +96,23 @@ def scrambled(model: nn.Module) -> nn.Module:
     return network
 
 
-def random_inputs(graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> Inputs:
+def random_inputs(program: Program, inputs: Inputs) -> Inputs:
     """Inputs shaped like `inputs`: floats drawn at random; whole numbers too, where they index an embedding."""
     generator = torch.Generator().manual_seed(1)
-    vocabulary: dict[int, int] = {}
-    places = [n for n in graph.program.nodes if n.op == "placeholder"]
-    places = [
-        n for n in places if n.name not in graph.program.tensors and n.name not in graph.program.constants
-    ]
-    for position, place in enumerate(places):
-        for user in place.users:
+    vocabulary: dict[int, int] = {}  # by the identity of the input tensor
+    given = program.bind(inputs)
+    for place in program.nodes:
+        for user in place.users if place.name in given else ():
             if operator_name(user) == "embedding" and user.args[1] is place:
-                vocabulary[position] = int(user.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
-    args, kwargs = as_args(inputs)
-    drawn: list[Tensor] = []
-    for position, tensor in enumerate((*args, *kwargs.values())):
+                table = user.args[0]
+                assert isinstance(table, Node)
+                vocabulary[id(given[place.name])] = int(table.meta["val"].shape[0])
+
+    def drawn(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
-            drawn.append(torch.randn(tensor.shape, generator=generator).to(tensor))
-        elif position in vocabulary:
-            drawn.append(torch.randint(vocabulary[position], tensor.shape, generator=generator).to(tensor))
-        else:
-            drawn.append(tensor)
-    if isinstance(inputs, Tensor):
-        return drawn[0]
-    return dict(zip(inputs, drawn, strict=True)) if isinstance(inputs, dict) else tuple(drawn)
+            return torch.randn(tensor.shape, generator=generator).to(tensor)
+        if id(tensor) in vocabulary:
+            return torch.randint(vocabulary[id(tensor)], tensor.shape, generator=generator).to(tensor)
+        return tensor
+
+    return map_inputs(drawn, inputs)

@@ -1,10 +1,9 @@
 """INT8 quantisation: calibrated scales, integer weights, corrected biases."""
 
-from tenfold.compress.quantize.batch_norm import capture_folded
 from tenfold.compress.quantize.capture import capture, export_program, quiet
-from tenfold.compress.quantize.cpu import cpu_flags, exact_weight_bits
 from tenfold.compress.quantize.observe import Observer
 from tenfold.compress.quantize.quantizer import Mode, Quantize, check_finite, is_quantized
+from tenfold.compress.quantize.simplify import capture_folded
 
 __all__ = [
     "Mode",
@@ -13,8 +12,6 @@ __all__ = [
     "capture",
     "capture_folded",
     "check_finite",
-    "cpu_flags",
-    "exact_weight_bits",
     "export_program",
     "is_quantized",
     "quiet",

@@ -7,22 +7,12 @@ g = γ / √(σ² + ε) for each output channel (Jacob et al., 2018, arXiv:1712.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from tenfold.compress.quantize.capture import attribute, capture, operator, rebuilt, set_buffer, shape_of
-from tenfold.compress.quantize.constants import fold_constants
+from tenfold.compress.quantize.capture import attribute, operator, set_buffer, shape_of
 from tenfold.compress.quantize.layers import Layer, layer_of
 from tenfold.compress.quantize.naming import stable_names
 from tenfold.compress.quantize.ops import along
-from tenfold.cost import Inputs
-
-
-def capture_folded(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
-    """`capture(model, inputs)` with constants computed, and batch norm folded into the layer before it."""
-    module = capture(model, inputs)
-    fold_constants(module)
-    fold_batch_norms(module)
-    return rebuilt(module)
 
 
 def fold_batch_norms(module: fx.GraphModule) -> int:

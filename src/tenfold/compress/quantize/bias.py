@@ -20,7 +20,9 @@ from tenfold.compress.quantize.observe import Watch, run_captured
 from tenfold.cost import Inputs
 
 
-def output_means(module: fx.GraphModule, layers: dict[fx.Node, Layer], inputs: Inputs) -> dict[fx.Node, Tensor]:
+def output_means(
+    module: fx.GraphModule, layers: dict[fx.Node, Layer], inputs: Inputs
+) -> dict[fx.Node, Tensor]:
     """The mean of each layer's float output, for each channel: (C,), over the examples `inputs`."""
     means: dict[fx.Node, Tensor] = {}
 
@@ -37,7 +39,11 @@ def channel_means(value: Tensor, dim: int) -> Tensor:
 
 
 def correct_biases(
-    module: fx.GraphModule, computed: dict[str, str], means: dict[str, Tensor], dims: dict[str, int], inputs: Inputs
+    module: fx.GraphModule,
+    computed: dict[str, str],
+    means: dict[str, Tensor],
+    dims: dict[str, int],
+    inputs: Inputs,
 ) -> None:
     """Edit the biases of a quantised module so that each layer has the given output means on `inputs`.
 

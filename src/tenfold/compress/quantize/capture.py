@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import torch
 from torch import Tensor, fx, nn
@@ -61,18 +62,15 @@ def two_examples(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings and log lines with which export describes its own insides."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "torch._export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silence what tracing and export log, warn and print about their own insides; their errors still raise."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def rebuilt(module: fx.GraphModule) -> fx.GraphModule:
@@ -84,7 +82,10 @@ def rebuilt(module: fx.GraphModule) -> fx.GraphModule:
     graph.lint()
     fresh = fx.GraphModule(module, graph)
     used = {node.target for node in graph.nodes if node.op == "get_attr"}
-    for name, _ in [*fresh.named_parameters(remove_duplicate=False), *fresh.named_buffers(remove_duplicate=False)]:
+    for name, _ in [
+        *fresh.named_parameters(remove_duplicate=False),
+        *fresh.named_buffers(remove_duplicate=False),
+    ]:
         if name not in used:
             owner, _, leaf = name.rpartition(".")
             delattr(fresh.get_submodule(owner), leaf)
@@ -221,14 +222,18 @@ def _drop_guards(module: fx.GraphModule) -> None:
 
 def _why(model: nn.Module, error: Exception) -> str:
     """One sentence from the many lines of a failed export."""
-    text = str(error)
-    name = type(model).__name__
-    if re.search(r"(specializ|Constraints violated|marked as dynamic)", text):
+    failed = f"{type(model).__name__} cannot be traced by torch.export{_where(error)}"
+    if "DataDependent" in type(error).__name__:
         return (
-            f"{name} fixes the batch size while it is traced (a shape computed from the batch as a plain number); "
+            f"{failed}: its control flow or a shape depends on the values of a tensor (if, .item(), int(…)); "
+            f"write it with torch.where or masks: {_first_line(error)}"
+        )
+    if re.search(r"(pecializ|Constraints violated|marked as dynamic)", str(error)):
+        return (
+            f"{failed} for every batch size, since a shape is computed from the batch as a plain number; "
             f"write it with x.shape[0] or -1: {_first_line(error)}"
         )
-    return f"{name} cannot be traced by torch.export{_where(error)}: {_first_line(error)}"
+    return f"{failed}: {_first_line(error)}"
 
 
 def _first_line(error: Exception) -> str:
@@ -241,7 +246,7 @@ def _where(error: Exception) -> str:
     trace, found = error.__traceback__, ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        module = trace.tb_frame.f_locals.get("self")
+        module = trace.tb_frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
         if code.co_name == "forward" and isinstance(module, nn.Module) and "torch/" not in code.co_filename:
             found = f" (in {type(module).__name__}.forward, {code.co_filename}:{trace.tb_lineno})"
         trace = trace.tb_next

@@ -28,13 +28,19 @@ def fold_constants(module: fx.GraphModule) -> int:
         elif _is_constant_call(node, values):
             with torch.no_grad():
                 values[node] = node.target(
-                    *fx.node.map_arg(node.args, values.__getitem__), **fx.node.map_arg(node.kwargs, values.__getitem__)
+                    *fx.node.map_arg(node.args, values.__getitem__),
+                    **fx.node.map_arg(node.kwargs, values.__getitem__),
                 )
             sizes[node] = sum(sizes[source] for source in node.all_input_nodes)
     stored = 0
     for node, value in values.items():
         read_outside = any(user not in values for user in node.users)
-        if node.op == "get_attr" or not read_outside or not isinstance(value, Tensor) or value.numel() > sizes[node]:
+        if (
+            node.op == "get_attr"
+            or not read_outside
+            or not isinstance(value, Tensor)
+            or value.numel() > sizes[node]
+        ):
             continue
         path = f"computed.{names[node]}"
         set_buffer(module, path, value.clone())

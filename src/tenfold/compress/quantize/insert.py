@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from tenfold.compress.quantize import affine
 from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.quantize.capture import attribute, operator, rebuilt, set_buffer, shape_of
-from tenfold.compress.quantize.layers import Layer, layer_of
+from tenfold.compress.quantize.layers import Layer, convolution_arguments, layer_of
 from tenfold.compress.quantize.ops import LEVELS
 from tenfold.compress.quantize.plan import Plan, clamp_bounds, kind
 
@@ -77,34 +77,16 @@ def insert_dynamic(
             if bias is not None:
                 set_buffer(module, f"{path}.bias", bias)
                 (bias_node,) = _constants(module, path, "bias")
+            target: Any = OPS.dynamic_linear.default
+            rest: tuple[Any, ...] = ()
             if layer.is_convolution:
-                target, rest = OPS.dynamic_conv.default, convolution_arguments(layer)
-            else:
-                target, rest = OPS.dynamic_linear.default, ()
+                target, rest = OPS.dynamic_conv.default, convolution_arguments(layer) or ()
             call = _call(graph, target, layer.input, *constants, bias_node, *rest)
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
         graph.erase_node(node)
         computed[names[node]] = call.name
     return rebuilt(module), computed
-
-
-def convolution_arguments(layer: Layer) -> tuple[list[int], list[int], list[int], int]:
-    """Stride, padding, dilation and groups of a convolution call, a number for each dimension of space."""
-    dims = len(shape_of(layer.weight)) - 2
-    defaults: tuple[Any, ...] = (1, 0, 1, 1)
-    given = [
-        layer.node.args[3 + i] if len(layer.node.args) > 3 + i else layer.node.kwargs.get(name, default)
-        for i, (name, default) in enumerate(
-            zip(("stride", "padding", "dilation", "groups"), defaults, strict=True)
-        )
-    ]
-
-    def each(value: Any) -> list[int]:
-        values = list(value) if isinstance(value, (list, tuple)) else [value]
-        return values * dims if len(values) == 1 else values
-
-    return each(given[0]), each(given[1]), each(given[2]), int(given[3])  # type: ignore[call-overload]
 
 
 def _quantize_weights(

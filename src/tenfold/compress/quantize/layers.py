@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -55,7 +56,8 @@ def layer_of(node: fx.Node) -> Layer | None:
         return None
     if operator(node) == "addmm" and node.kwargs:
         return None
-    assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
+    assert isinstance(source, fx.Node)
+    assert isinstance(weight, fx.Node)
     dims = len(shape_of(weight))
     if (operator(node) in CONVOLUTIONS) != (dims > 2) or dims < 2:
         return None
@@ -70,6 +72,31 @@ def layer_of(node: fx.Node) -> Layer | None:
 def find_layers(graph: fx.Graph) -> list[Layer]:
     """Every layer of the graph, in the order in which they run."""
     return [layer for layer in map(layer_of, graph.nodes) if layer is not None]
+
+
+def convolution_arguments(layer: Layer) -> tuple[list[int], list[int], list[int], int] | None:
+    """Stride, padding, dilation and groups of a convolution, a number for each dimension of space.
+
+    None where padding="same" needs one more zero at the end than at the start, which no such list can say.
+    """
+    kernel = shape_of(layer.weight)[2:]
+    node = layer.node
+
+    def given(position: int, name: str, default: int) -> Any:
+        return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+    def each(value: Any) -> list[int]:
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        return values * len(kernel) if len(values) == 1 else values
+
+    stride, padding = each(given(3, "stride", 1)), given(4, "padding", 0)
+    dilation, groups = each(given(5, "dilation", 1)), given(6, "groups", 1)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(t % 2 for t in total):
+            return None
+        padding = [t // 2 for t in total]
+    return stride, each(0 if padding == "valid" else padding), dilation, groups
 
 
 def _is_constant(value: object) -> bool:

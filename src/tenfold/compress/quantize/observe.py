@@ -29,7 +29,9 @@ class Observer(enum.Enum):
 class Watch(fx.Interpreter):
     """Runs a graph and hands the value of each of `nodes` to `see(node, value)`."""
 
-    def __init__(self, module: fx.GraphModule, nodes: Iterable[fx.Node], see: Callable[[fx.Node, Tensor], None]):
+    def __init__(
+        self, module: fx.GraphModule, nodes: Iterable[fx.Node], see: Callable[[fx.Node, Tensor], None]
+    ):
         super().__init__(module)
         self.nodes, self.see = frozenset(nodes), see
 

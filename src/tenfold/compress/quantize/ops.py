@@ -7,58 +7,85 @@ the whole tensor (so over the batch), as DynamicQuantizeLinear does. The ONNX ta
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 255  # uint8 activations take the values 0 … 255
+LIBRARY = torch.library.Library("tenfold", "FRAGMENT")
 
 
-@torch.library.custom_op("tenfold::quantize", mutates_args=())
+def operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as `torch.ops.tenfold.NAME`; it stays callable as it is.
+
+    Registered by hand, since `torch.library.custom_op` makes tracing twice as slow.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        return function
+
+    return register
+
+
+def shape_of_result(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register what `torch.ops.tenfold.NAME` returns when it is traced without data."""
+    return torch.library.register_fake(f"tenfold::{name}", lib=LIBRARY)
+
+
+@operator("quantize(Tensor x, Tensor scale, Tensor zero_point) -> Tensor")
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """float32 (…) -> uint8 (…): clamp(round(x / scale) + zero_point, 0, 255)."""
     return torch.div(x, scale).round_().add_(zero_point).clamp_(0, LEVELS).to(torch.uint8)
 
 
-@quantize.register_fake
+@shape_of_result("quantize")
 def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=torch.uint8)
 
 
-@torch.library.custom_op("tenfold::dequantize", mutates_args=())
+@operator("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """uint8 (…) -> float32 (…): scale · (q − zero_point)."""
     return q.to(torch.float32).sub_(zero_point).mul_(scale)
 
 
-@dequantize.register_fake
+@shape_of_result("dequantize")
 def _(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
-@torch.library.custom_op("tenfold::dequantize_channels", mutates_args=())
+@operator("dequantize_channels(Tensor q, Tensor scale, int axis) -> Tensor")
 def dequantize_channels(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     """Signed integers to float32 with one scale for each index of `axis`: scale (C,), zero point 0."""
     return q.to(torch.float32).mul_(along(scale, axis, q.dim()))
 
 
-@dequantize_channels.register_fake
+@shape_of_result("dequantize_channels")
 def _(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
-@torch.library.custom_op("tenfold::dynamic_linear", mutates_args=())
+@operator("dynamic_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
 def dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """x (…, K) float32, weight (N, K) int8, scale (N,), bias (N,) float32 -> (…, N)."""
     return F.linear(quantized_at_run_time(x), weight.to(torch.float32) * along(scale, 0, 2), bias)
 
 
-@dynamic_linear.register_fake
+@shape_of_result("dynamic_linear")
 def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-@torch.library.custom_op("tenfold::dynamic_conv", mutates_args=())
+@operator(
+    "dynamic_conv(Tensor x, Tensor weight, Tensor scale, Tensor? bias, "
+    "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+)
 def dynamic_conv(
     x: Tensor,
     weight: Tensor,
@@ -72,12 +99,10 @@ def dynamic_conv(
     """x (N, Cin, *space) float32, weight (Cout, Cin / groups, *kernel) int8, scale (Cout,) -> (N, Cout, *space)."""
     kernel = weight.to(torch.float32) * along(scale, 0, weight.dim())
     x = quantized_at_run_time(x)
-    return torch.convolution(
-        x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups
-    )
+    return torch.convolution(x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups)
 
 
-@dynamic_conv.register_fake
+@shape_of_result("dynamic_conv")
 def _(
     x: Tensor,
     weight: Tensor,
@@ -89,9 +114,7 @@ def _(
     groups: int,
 ) -> Tensor:
     kernel = weight.to(torch.float32)
-    return torch.convolution(
-        x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups
-    )
+    return torch.convolution(x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups)
 
 
 def quantized_at_run_time(x: Tensor) -> Tensor:

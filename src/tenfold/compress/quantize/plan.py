@@ -63,11 +63,12 @@ def make_plan(graph: fx.Graph) -> Plan:
         layer = by_node.get(node)
         written = layer is not None and (layer.is_convolution or node in wanted)
         read = any(node in reads(user, by_node) for user in node.users if user in by_node or user in integer)
-        moved = kind(node) in ("move", "clamp") and node in wanted and source(node) in plan.tensors
+        origin = source(node) if kind(node) in ("move", "clamp") and node in wanted else None
+        moved = origin in plan.tensors
         if not (written or read or moved or node in integer):
             continue
-        keeper = plan.tensors[source(node)] if moved and kind(node) == "move" else node
-        plan.tensors[node] = keeper
+        keeps = origin is not None and moved and kind(node) == "move"
+        plan.tensors[node] = plan.tensors[origin] if keeps else node  # type: ignore[index]
     for node in list(plan.tensors):
         clamp = absorbing_clamp(node)
         if clamp is not None and (node in by_node or node in integer):
@@ -77,12 +78,12 @@ def make_plan(graph: fx.Graph) -> Plan:
 
 
 def kind(node: fx.Node) -> str:
-    """"join", "unary", "clamp", "move" or "other": how a call treats the values that it reads."""
+    """ "join", "unary", "clamp", "move" or "other": how a call treats the values that it reads."""
     name = operator(node)
     if name in JOINS:
         return "join" if _joins_tensors(node) else "other"
     if name == "mean" or name == "adaptive_avg_pool2d":
-        return "unary" if _is_global_pool(node) else "other"
+        return "unary" if is_global_pool(node) else "other"
     if name in UNARY:
         return "unary"
     if name in CLAMPS and len(node.args) and _clamps_at_zero(node):
@@ -166,10 +167,12 @@ def _joins_tensors(node: fx.Node) -> bool:
     first = node.args[0]
     operands = list(first) if isinstance(first, (list, tuple)) else list(node.args[:2])
     plain = not node.kwargs or node.kwargs.get("alpha", 1) == 1
-    return plain and all(is_float(o) and o.op != "get_attr" for o in operands)  # type: ignore[union-attr]
+    return bool(plain) and all(
+        isinstance(o, fx.Node) and is_float(o) and o.op != "get_attr" for o in operands
+    )
 
 
-def _is_global_pool(node: fx.Node) -> bool:
+def is_global_pool(node: fx.Node) -> bool:
     """A mean over exactly the last two of four dimensions, kept or not."""
     operand = node.args[0]
     if not isinstance(operand, fx.Node) or len(shape_of(operand)) != 4:

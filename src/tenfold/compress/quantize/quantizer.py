@@ -7,24 +7,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from tenfold.compress.quantize.affine import Affine, affine_of_range
-from tenfold.compress.quantize.batch_norm import capture_folded
 from tenfold.compress.quantize.bias import correct_biases, output_means
 from tenfold.compress.quantize.capture import shape_of
-from tenfold.compress.quantize.cpu import exact_weight_bits
 from tenfold.compress.quantize.insert import ROOT, insert_dynamic, insert_static
+from tenfold.compress.quantize.layers import convolution_arguments
 from tenfold.compress.quantize.naming import stable_names
 from tenfold.compress.quantize.observe import Observer, observe
 from tenfold.compress.quantize.plan import Plan, make_plan
+from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.technique import Applied, Json, Problem, Run
-from tenfold.cost import Device, Inputs, as_args
+from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError, RecipeError
 
 BATCH = 32
-CORRECTION_BYTES = 2**27  # the largest activation of one bias correction, over all its examples
+CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -55,7 +55,9 @@ class Quantize:
         if self.weight_bits not in (None, 7, 8):
             raise RecipeError(f"quantize: weight_bits must be 8, 7 or None, not {self.weight_bits!r}")
         if not isinstance(self.examples, int) or self.examples < 1:
-            raise RecipeError(f"quantize: examples must be a whole number of at least 1, not {self.examples!r}")
+            raise RecipeError(
+                f"quantize: examples must be a whole number of at least 1, not {self.examples!r}"
+            )
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
@@ -81,9 +83,9 @@ class Quantize:
         """
         check_finite(model)
         run.progress(0.0, "quantize: tracing")
-        module, plan, names = _planned(model, task.example(2))
+        module, plan, names = _planned(model, task.example(2), self.mode)
         examples = task.train.take(self.examples, seed=run.seed)
-        bits = self.weight_bits or exact_weight_bits()
+        bits = self.weight_bits or (8 if has_int8_dot_product() else 7)
         affines: dict[str, Affine] = {}
         if self.mode is Mode.STATIC:
             run.progress(0.2, "quantize: calibrating")
@@ -120,7 +122,7 @@ class Quantize:
             raise RecipeError(f"quantize: the resolved step is malformed ({error!r})") from error
         if bits not in (7, 8):
             raise RecipeError(f"quantize: weight_bits must be 8 or 7, not {bits}")
-        module, plan, names = _planned(model, inputs)
+        module, plan, names = _planned(model, inputs, mode)
         keepers = {names[node] for node, keeper in plan.tensors.items() if node is keeper}
         expected = [*(names[layer.node] for layer in plan.layers), *(sorted(keepers) if affines else ())]
         given = [*layers, *sorted(affines)]
@@ -154,11 +156,15 @@ def check_finite(model: nn.Module) -> None:
             raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
 
 
-def _planned(model: nn.Module, inputs: Inputs) -> tuple[fx.GraphModule, Plan, dict[fx.Node, str]]:
+def _planned(model: nn.Module, inputs: Inputs, mode: Mode) -> tuple[fx.GraphModule, Plan, dict[fx.Node, str]]:
     if is_quantized(model):
         raise NetworkError("the network is already quantised; quantise the float network instead")
     module = capture_folded(model, inputs)
     plan = make_plan(module.graph)
+    if mode is Mode.DYNAMIC:  # its operator takes numbers for the padding
+        plan.layers = [
+            layer for layer in plan.layers if not layer.is_convolution or convolution_arguments(layer)
+        ]
     if not plan.layers:
         raise NetworkError(
             f"{type(model).__name__} has no convolution and no linear layer with constant float32 weights to quantise"

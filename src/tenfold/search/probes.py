@@ -1,0 +1,104 @@
+"""Probes: a few unhealed structures, exported and timed, so that predictions of latency and size rest on more
+than the untouched network. Their weights do not matter; their shapes and the runtime do."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tenfold.compress.quantize import Quantize
+from tenfold.cost import Profile, measure, predicted_size
+from tenfold.deploy import deploy_onnx
+from tenfold.errors import TenfoldError
+from tenfold.search.frontier import ORIGINAL
+from tenfold.search.job import Job
+from tenfold.search.proposals import BITS
+from tenfold.search.space import Plan, Space
+from tenfold.search.structures import Structures
+
+PROBE_SECONDS = 0.6  # of timing each
+SHARE_OF_TIME = 0.1  # of the limit, for all probes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A structure that was exported and timed in a precision."""
+
+    counts: Profile
+    precision: str
+    latency_ms: float
+    size_bytes: int
+
+    @property
+    def size_factor(self) -> float:
+        """Measured bytes over predicted ones."""
+        return self.size_bytes / predicted_size(self.counts, BITS[self.precision])
+
+
+def seen(job: Job, structures: Structures) -> list[Seen]:
+    """The baselines, and the probes: half of the depth, and half of the width, where there is time for them."""
+    served = {"fp32": ORIGINAL, "int8": "onnx-int8-static"}
+    points = {point.id: point for point in job.store.points()}
+    found = [
+        Seen(
+            job.original_profile(),
+            precision,
+            float(points[name].latency_ms or 0),
+            points[name].size_bytes or 0,
+        )
+        for precision, name in served.items()
+        if name in points
+    ]
+    precisions = [entry.precision for entry in found]
+    stored = job.store.step("probes")
+    if stored is None:
+        stored = made(job, structures, precisions)
+        job.store.finish_step("probes", stored)
+    for entry in stored:
+        counts = structures.count(Plan.from_json(entry["plan"]))
+        found.append(Seen(counts, entry["precision"], entry["latency_ms"], entry["size_bytes"]))
+    return found
+
+
+def made(job: Job, structures: Structures, precisions: list[str]) -> list[dict[str, Any]]:
+    """Export and time the probes; one that cannot be served is left out."""
+    results: list[dict[str, Any]] = []
+    plans = [plan for plan in probe_plans(structures.space) if not plan.untouched]
+    with job.clock.phase("probes") as progress:
+        limit = job.clock.spent() + SHARE_OF_TIME * job.clock.limit
+        for number, plan in enumerate(plans):
+            for precision in precisions:
+                if job.clock.spent() > limit:
+                    return results
+                progress(number / len(plans), f"{precision} of {len(plan.blocks)} blocks fewer")
+                try:
+                    results.append(
+                        {
+                            "plan": plan.to_json(),
+                            "precision": precision,
+                            **timed(job, structures, plan, precision),
+                        }
+                    )
+                except TenfoldError:
+                    continue
+    return results
+
+
+def probe_plans(space: Space) -> list[Plan]:
+    """Half of each stage's blocks dropped; half of every group's channels kept."""
+    depth = {stage: len(blocks) // 2 for stage, blocks in space.stages.items()}
+    return [space.plan(depth, {}), space.plan({}, dict.fromkeys(space.groups, 0.5))]
+
+
+def timed(job: Job, structures: Structures, plan: Plan, precision: str) -> dict[str, Any]:
+    """Latency in milliseconds and bytes of a structure with the weights that happen to be left in it."""
+    model = structures.outline(plan, job.task.model)
+    if precision == "int8":
+        model = Quantize(examples=8, bias_correction=False).apply(model, job.task, job.run()).model
+    with tempfile.TemporaryDirectory(prefix="tenfold-probe-") as folder:
+        artifact = deploy_onnx(model, job.task.example(2), Path(folder, "model.onnx"))
+        session, inputs = artifact.session(job.device.threads), job.task.example(job.device.batch)
+        timing = measure({"probe": lambda: session(inputs)}, seconds=PROBE_SECONDS)["probe"]
+        return {"latency_ms": timing.median_ms, "size_bytes": artifact.size_bytes}

@@ -1,0 +1,50 @@
+"""ONNX Runtime and the PyTorch form of the same integers agree, for layers of every shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from deploy_networks import fused_operators, quantised
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tenfold.compress.quantize import Mode
+from tenfold.deploy import OnnxRunner, export_onnx
+from tenfold.deploy.verification import reference
+
+
+@given(
+    channels=st.sampled_from([1, 3, 4, 7]), out=st.sampled_from([1, 2, 5]), depthwise=st.booleans(),
+    kernel=st.integers(1, 3), stride=st.integers(1, 2), padding=st.integers(0, 1), bias=st.booleans(),
+    static=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_convolutions_agree(tmp_path, channels, out, depthwise, kernel, stride, padding, bias, static):
+    torch.manual_seed(0)
+    groups = channels if depthwise else 1
+    model = nn.Sequential(
+        nn.Conv2d(channels, out * groups, kernel, stride, padding, groups=groups, bias=bias), nn.ReLU()
+    ).eval()
+    x = torch.randn(5, channels, 9, 8, generator=torch.Generator().manual_seed(1))
+    module, path = quantised(model, x, Mode.STATIC if static else Mode.DYNAMIC), tmp_path / "conv.onnx"
+    export_onnx(module, x, path)
+    expected, actual = reference(module, x), OnnxRunner(path)(x)
+    step = float(module.state_dict()["int8.1.relu.scale"]) if static else 1e-4
+    assert float((expected - actual).abs().max()) <= 1.001 * step  # the last rounding may fall the other way
+    if static:
+        assert float((expected != actual).float().mean()) < 0.02
+        assert fused_operators(path)["QLinearConv"] == 1
+
+
+@pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 3, 5)])
+def test_linear_layers_agree(tmp_path, mode, shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3, bias=False)).eval()
+    x = torch.randn(*shape)
+    module, path = quantised(model, x, mode), tmp_path / "linear.onnx"
+    export_onnx(module, x, path)
+    assert float((reference(module, x) - OnnxRunner(path)(x)).abs().max()) < 0.01
+    fused = fused_operators(path)
+    assert not {"MatMul", "Gemm"} & set(fused)

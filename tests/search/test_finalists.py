@@ -1,0 +1,104 @@
+"""The choice of what to heal next, on fronts made by hand and by hypothesis."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenfold.search.damage import damage, loss_per_damage
+from tenfold.search.finalists import Tried, choose_next, number_of_finalists
+from tenfold.search.proposals import Proposal, front, starting_points
+from tenfold.search.space import Plan, Space, stages_of
+
+
+def proposal(units: float, ms: float, excess: float = 0.0) -> Proposal:
+    plan = Plan(blocks=(f"block{units}",)) if units else Plan()
+    return Proposal(plan, "int8", 1, 1, ms, ms, ms, int(ms * 1e6), 0.0, units, excess)
+
+
+FRONT = [proposal(0, 10.0), proposal(1, 5.0), proposal(2, 3.0), proposal(4, 2.0), proposal(8, 1.0)]
+
+
+def test_damage_by_hand():
+    # Two halvings of MACs, one of parameters, half a nat: 1.5² + 0.125.
+    assert damage(25, 50, 100, 100, 0.5) == pytest.approx(2.375)
+    assert damage(100, 100, 100, 100, 0.0) == 0.0
+
+
+def test_the_slope_follows_what_was_measured():
+    assert loss_per_damage([]) == pytest.approx(0.0015)
+    assert loss_per_damage([(10.0, 0.05)] * 5) == pytest.approx(0.005, rel=0.01)
+
+
+def test_the_first_is_the_cheapest_that_the_guess_allows():
+    # 0.0015 · 4 + 0.002 stays under 0.85 of one point; 0.0015 · 8 does not.
+    assert choose_next(FRONT, [], 0.01, 0.002, "latency").proposal == FRONT[3]
+
+
+def test_after_a_failure_only_milder_ones():
+    failed = Tried(FRONT[3], 0.02, 0.022, met=False)
+    chosen = choose_next(FRONT, [failed], 0.01, 0.002, "latency")
+    assert chosen.proposal.damage < 4
+    assert not chosen.extend
+
+
+def test_after_a_success_only_cheaper_ones():
+    met = Tried(FRONT[2], 0.001, 0.003, met=True)
+    assert choose_next(FRONT, [met], 0.01, 0.002, "latency").proposal.latency_ms < 3.0
+
+
+def test_a_near_miss_with_nothing_milder_is_healed_on():
+    failed = Tried(FRONT[1], 0.012, 0.014, met=False)
+    chosen = choose_next(FRONT, [failed], 0.01, 0.002, "latency")
+    assert chosen.extend
+    assert chosen.proposal == FRONT[1]
+
+
+def test_nothing_is_left_after_the_last_success():
+    met = Tried(FRONT[4], 0.001, 0.003, met=True)
+    assert choose_next(FRONT, [met], 0.01, 0.002, "latency") is None
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 20), st.floats(0.1, 20)), min_size=1, max_size=15),
+    st.lists(st.booleans(), max_size=6),
+    st.floats(0.001, 0.2),
+)
+def test_the_search_never_proposes_the_untouched_network_or_goes_back(rows, outcomes, tolerance):
+    line = front([proposal(0, 21.0), *(proposal(d, ms) for d, ms in rows)], "latency")
+    tried: list[Tried] = []
+    for met in outcomes:
+        chosen = choose_next(line, tried, tolerance, 0.001, "latency")
+        if chosen is None:
+            break
+        assert not chosen.proposal.plan.untouched
+        if not chosen.extend:
+            assert all(t.proposal != chosen.proposal for t in tried)
+            assert all(chosen.proposal.damage < t.proposal.damage for t in tried if not t.met)
+            assert all(chosen.proposal.latency_ms < t.proposal.latency_ms for t in tried if t.met)
+        drop = 0.5 * tolerance if met else 1.5 * tolerance
+        tried.append(Tried(chosen.proposal, drop, drop, met))
+
+
+def test_the_front_keeps_the_limits_where_it_can():
+    line = front([proposal(0, 10, excess=1.0), proposal(2, 3), proposal(1, 5), proposal(3, 4)], "latency")
+    assert [p.damage for p in line] == [1, 2]
+    broken = front([proposal(0, 10, excess=1.0), proposal(2, 3, excess=0.5)], "latency")
+    assert [p.damage for p in broken] == [2]
+
+
+def test_a_space_drops_the_most_dispensable_blocks_first():
+    space = Space(stages_of({"a.0": 0.3, "a.1": 0.1, "b.0": 0.2}), {"a.0.conv": ("a.0.conv", "a.1.conv")})
+    plan = space.plan({"a": 1, "b": 0}, {"a.0.conv": 0.5})
+    assert plan.blocks == ("a.1",)
+    assert plan.keep == (("a.0.conv", 0.5),)  # the family of the dropped block is gone with it
+    assert Plan.from_json(plan.to_json()) == plan
+    for parameters in starting_points(space):
+        assert set(parameters) == {"drop a", "drop b", "keep a.0.conv"}
+
+
+def test_more_time_heals_more_finalists():
+    assert number_of_finalists(10, 100) == 1
+    assert number_of_finalists(240, 10) == 2
+    assert number_of_finalists(1e6, 10) == 8

@@ -1,0 +1,91 @@
+"""The run's folder: another run is refused, half-made points vanish, dead owners' claims are free."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tenfold.errors import OutputError
+from tenfold.files import write_json
+from tenfold.search.point import Point
+from tenfold.search.store import STALE_SECONDS, Store
+
+IDENTITY = {"network": "a", "budget": {"max_drop": 0.01}}
+
+
+def add(store: Store, name: str) -> None:
+    with store.adding(name) as folder:
+        write_json(folder / "point.json", Point(name, "candidate", name).to_json())
+
+
+def test_a_run_goes_on_in_its_folder(tmp_path):
+    add(Store.open(tmp_path / "a", IDENTITY), "c1")
+    again = Store.open(tmp_path / "a", IDENTITY)
+    assert again.has("c1")
+    assert [point.id for point in again.points()] == ["c1"]
+
+
+def test_another_run_is_refused_and_untouched(tmp_path):
+    add(Store.open(tmp_path / "a", IDENTITY), "c1")
+    with pytest.raises(OutputError, match="another run \\(different network\\)"):
+        Store.open(tmp_path / "a", {**IDENTITY, "network": "b"})
+    assert Store.open(tmp_path / "a", IDENTITY).has("c1")
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds no run"):
+        Store.open(tmp_path, IDENTITY)
+    with pytest.raises(OutputError, match="is a file"):
+        Store.open(tmp_path / "mine.txt", IDENTITY)
+
+
+def test_a_point_that_failed_half_way_leaves_nothing(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    with pytest.raises(KeyboardInterrupt), store.adding("c1") as folder:
+        (folder / "model.onnx").write_text("half")
+        raise KeyboardInterrupt
+    assert not store.has("c1")
+    assert list((store.root / "points").iterdir()) == []
+
+
+def test_a_damaged_file_says_what_to_do(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    (store.root / "steps" / "scan.json").write_text("{")
+    with pytest.raises(OutputError, match=r"scan\.json.*remove it"):
+        store.step("scan")
+
+
+def test_only_one_process_holds_a_claim(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    claim = store.claim("c1")
+    assert claim is not None
+    assert store.claim("c1") is None
+    claim.release()
+    assert store.claim("c1") is not None
+
+
+def test_the_claim_of_a_dead_process_is_free(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    code = (
+        "import sys; from tenfold.search.store import Store; from pathlib import Path;"
+        "assert Store(Path(sys.argv[1])).claim('c1')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store.root)], check=True)
+    assert (store.root / "claims" / "c1").exists()
+    assert store.claim("c1") is not None
+
+
+def test_a_claim_from_elsewhere_is_free_once_it_was_silent(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    path = store.root / "claims" / "c1"
+    path.write_text(json.dumps({"host": "another", "pid": 1}))
+    assert store.claim("c1") is None
+    old = time.time() - STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    assert store.claim("c1") is not None
