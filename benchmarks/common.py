@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -50,7 +47,7 @@ def write_result(path: Path, figures: dict[str, Any], packages: tuple[str, ...] 
             continue
     made = {"date": datetime.date.today().isoformat(), "environment": machine, **figures}
     write_json(path, rounded(made))
-    print(f"wrote {path.relative_to(ROOT)}")
+    print(f"wrote {path}")
 
 
 def rounded(value: Any, digits: int = 6) -> Any:

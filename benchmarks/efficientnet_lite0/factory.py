@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,7 @@ def photos() -> tuple[Tensor, Tensor]:
     with np.load(Path(folder, "imagenet_even.npz"), allow_pickle=False) as arrays:
         jpeg, offsets = arrays["jpeg"].tobytes(), arrays["offsets"].tolist()
         labels = torch.from_numpy(arrays["labels"]).long()
-    images = [
-        prepared(Image.open(io.BytesIO(jpeg[a:b])))
-        for a, b in zip(offsets[:-1], offsets[1:], strict=True)
-    ]
+    images = [prepared(Image.open(io.BytesIO(jpeg[a:b]))) for a, b in pairwise(offsets)]
     return torch.stack(images), labels
 
 

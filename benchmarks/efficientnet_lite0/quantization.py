@@ -3,7 +3,7 @@
     TENFOLD_DATA=… python -m benchmarks.efficientnet_lite0.quantization
 
 Every quantiser starts from the same fp32 export and calibrates on the same 100 photos; all answers come from
-ONNX Runtime on the other 400. The weights of this network are known to be hard for INT8 by one scale a tensor.
+ONNX Runtime on the other 400. NNCF writes its graphs for OpenVINO, so OpenVINO is timed beside, in the same run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
 from benchmarks.common import int8_note, print_table, write_result
 from benchmarks.efficientnet_lite0.factory import calibration_and_scoring, network
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from torch import Tensor
+
 from tenfold.compress import Run
 from tenfold.compress.quantize import Quantize
 from tenfold.cost import bootstrap_mean, measure, paired_difference_interval, ratio, wilson_interval
@@ -31,6 +32,8 @@ from tenfold.deploy import OnnxRunner, deploy_onnx, verify
 HERE = Path(__file__).resolve().parent
 BATCH = 20
 REFERENCE, OURS = "fp32", "tenfold"  # the export that all are compared with; the technique's own defaults
+NNCF, OPENVINO = "nncf, defaults", "openvino"
+IN_OPENVINO = (REFERENCE, OURS, NNCF)  # timed there too
 
 Write = Callable[[Path], None]
 
@@ -44,7 +47,6 @@ def tenfold(task: Task, path: Path, technique: Quantize) -> None:
 
 def onnx_runtime(source: Path, photos: Tensor, path: Path, **options: Any) -> None:
     """ONNX Runtime's `quantize_static` on the fp32 export, with its defaults but for `options`."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Photos(CalibrationDataReader):
         def __init__(self) -> None:
@@ -64,6 +66,15 @@ def nncf(source: Path, photos: Tensor, path: Path) -> None:
     name = input_name(source)
     dataset = peer.Dataset(list(photos.split(1)), lambda photo: {name: photo.numpy()})
     onnx.save(peer.quantize(onnx.load(source), dataset, subset_size=len(photos)), path)
+
+
+def openvino(path: Path) -> Callable[[Tensor], Any]:
+    """An ONNX file through OpenVINO, one thread, in fp32 where it is not INT8 (it would take bf16 unasked)."""
+    import openvino as peer
+
+    options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = peer.Core().compile_model(path, "CPU", options).create_infer_request()
+    return lambda photos: request.infer({0: photos.numpy()})
 
 
 def input_name(path: Path) -> str:
@@ -88,7 +99,10 @@ def contenders(task: Task, source: Path, photos: Tensor) -> dict[str, Write]:
         "onnxruntime, per channel, reduced range": partial(
             onnx_runtime, source, photos, per_channel=True, reduce_range=True
         ),
-        "nncf, defaults": partial(nncf, source, photos),
+        "onnxruntime, per channel, uint8": partial(
+            onnx_runtime, source, photos, per_channel=True, activation_type=QuantType.QUInt8
+        ),
+        NNCF: partial(nncf, source, photos),
     }
 
 
@@ -131,7 +145,8 @@ def compared(folder: Path, seconds: float) -> dict[str, Any]:
         write(paths[name])
     logits = {name: answers(path, scored) for name, path in paths.items()}
     kl = {name: divergence(logits[REFERENCE], each) for name, each in logits.items()}
-    runners = {name: OnnxRunner(path) for name, path in paths.items()}
+    runners: dict[str, Callable[[Tensor], Any]] = {name: OnnxRunner(path) for name, path in paths.items()}
+    runners |= {f"{name}, {OPENVINO}": openvino(paths[name]) for name in IN_OPENVINO}
     timings = measure(
         {name: partial(runner, scored[:1]) for name, runner in runners.items()}, seconds=seconds, min_runs=30
     )
@@ -139,9 +154,16 @@ def compared(folder: Path, seconds: float) -> dict[str, Any]:
     for name, path in paths.items():
         rows[name] = judged(logits[name], path, logits[REFERENCE], source, labels)
         rows[name]["kl_above_tenfold"] = bootstrap_mean(kl[name] - kl[OURS]).to_json()
-        rows[name]["latency"] = timings[name].to_json()
-        rows[name]["times_faster"] = ratio(timings[REFERENCE], timings[name]).to_json()
-    return {"calibration_photos": len(photos), "scored_photos": len(labels), "networks": rows}
+    speeds = {
+        name: timing.to_json() | {"times_faster": ratio(timings[REFERENCE], timing).to_json()}
+        for name, timing in timings.items()
+    }
+    return {
+        "calibration_photos": len(photos),
+        "scored_photos": len(labels),
+        "networks": {name: row | {"latency": speeds[name]} for name, row in rows.items()},
+        OPENVINO: {name: speeds[f"{name}, {OPENVINO}"] for name in IN_OPENVINO},
+    }
 
 
 def targets(rows: dict[str, Any]) -> dict[str, bool]:
@@ -152,7 +174,7 @@ def targets(rows: dict[str, Any]) -> dict[str, bool]:
         "at most 1.0 point of top-1 lost": ours["drop"]["value"] <= 0.01,
         "top-1 agreement at least 97%": ours["agreement"]["value"] >= 0.97,
     }
-    for peer in ("onnxruntime, defaults", "nncf, defaults"):
+    for peer in ("onnxruntime, defaults", NNCF):
         reached[f"KL below {peer} (95% interval)"] = rows[peer]["kl_above_tenfold"]["low"] > 0
     return reached
 
@@ -171,19 +193,39 @@ def show(figures: dict[str, Any]) -> None:
             percent(row["agreement"]),
             f"{row['kl']['value']:.4f} [{row['kl']['low']:.4f}, {row['kl']['high']:.4f}]",
             f"{row['latency']['median_ms']:.2f}",
-            f"{row['times_faster']['value']:.2f}×",
+            f"{row['latency']['times_faster']['value']:.2f}×",
         ]
         for name, row in figures["networks"].items()
     ]
-    columns = ["network", "bytes", "smaller", "top-1 %", "drop, points", "same class %", "mean KL, nats", "ms", "faster"]
-    print_table(f"EfficientNet-Lite0, {figures['scored_photos']} photos; this CPU {figures['cpu']}", columns, rows)
+    columns = [
+        "network",
+        "bytes",
+        "smaller",
+        "top-1 %",
+        "drop, points",
+        "same class %",
+        "mean KL, nats",
+        "ms",
+        "faster",
+    ]
+    print_table(
+        f"EfficientNet-Lite0, {figures['scored_photos']} photos; this CPU {figures['cpu']}", columns, rows
+    )
+    for name, speed in figures[OPENVINO].items():
+        print(
+            f"{name} in OpenVINO: {speed['median_ms']:.2f} ms, {speed['times_faster']['value']:.2f}× fp32 in ONNX Runtime"
+        )
     for text, reached in figures["targets"].items():
         print(f"{'reached' if reached else 'MISSED '}  {text}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/efficientnet_lite0"), help="for the ONNX files")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/efficientnet_lite0"), help="for the ONNX files"
+    )
     parser.add_argument("--seconds", type=float, default=120.0, help="for the timings")
     parser.add_argument("--result", type=Path, default=HERE / "quantization.json")
     options = parser.parse_args()

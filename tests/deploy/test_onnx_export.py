@@ -125,8 +125,8 @@ def test_what_cannot_be_exported_is_named(tmp_path, model, words):
 
 def test_nan_weights_and_unwritable_paths(tmp_path):
     model = seeded(Block)
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
-        (tmp_path / "file").touch()
         export_onnx(model, images(1), tmp_path / "file" / "model.onnx")
     with torch.no_grad():
         model.fc.bias[1] = torch.nan

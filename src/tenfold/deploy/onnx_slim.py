@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from tenfold.deploy.onnx_padding import pad_in_convolutions
+
 FOLDABLE = {"Transpose", "Cast", "Add", "Mul", "Reshape", "Squeeze", "Unsqueeze", "Identity"}
 ALPHABET = string.ascii_letters + string.digits
 
@@ -25,6 +27,7 @@ def slim(model: ModelProto) -> None:
     inline_constants(graph)
     transpose_before_dequantize(graph)
     fold_constants(model)
+    pad_in_convolutions(graph, readers_of(graph))
     give_gemms_zero_points(graph)
     drop_zero_biases(graph)
     use_global_pools(graph)

@@ -51,7 +51,7 @@ def verify(
     `original`, if it is given, is information, not a judgement: that belongs to the metric.
     """
     first = map_inputs(lambda t: t[:1], inputs)
-    compared = [(reference(model, each), runner(each)) for each in (inputs, first)]
+    compared = [(reference(model, each), runner(each).detach()) for each in (inputs, first)]
     for expected, actual in compared:
         if expected.shape != actual.shape:
             text = f"the artefact returns shape {tuple(actual.shape)}, PyTorch {tuple(expected.shape)}"

@@ -18,7 +18,7 @@ LEVELS = 255  # uint8 activations take the values 0 … 255
 LIBRARY = torch.library.Library("tenfold", "FRAGMENT")
 
 
-def operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def define(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as `torch.ops.tenfold.NAME`; it stays callable as it is.
 
     Registered by hand, since `torch.library.custom_op` makes tracing twice as slow.
@@ -38,7 +38,7 @@ def shape_of_result(name: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return torch.library.register_fake(f"tenfold::{name}", lib=LIBRARY)
 
 
-@operator("quantize(Tensor x, Tensor scale, Tensor zero_point) -> Tensor")
+@define("quantize(Tensor x, Tensor scale, Tensor zero_point) -> Tensor")
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """float32 (…) -> uint8 (…): clamp(round(x / scale) + zero_point, 0, 255)."""
     return torch.div(x, scale).round_().add_(zero_point).clamp_(0, LEVELS).to(torch.uint8)
@@ -49,7 +49,7 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=torch.uint8)
 
 
-@operator("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
+@define("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """uint8 (…) -> float32 (…): scale · (q − zero_point)."""
     return q.to(torch.float32).sub_(zero_point).mul_(scale)
@@ -60,7 +60,7 @@ def _(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
-@operator("dequantize_channels(Tensor q, Tensor scale, int axis) -> Tensor")
+@define("dequantize_channels(Tensor q, Tensor scale, int axis) -> Tensor")
 def dequantize_channels(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     """Signed integers to float32 with one scale for each index of `axis`: scale (C,), zero point 0."""
     return q.to(torch.float32).mul_(along(scale, axis, q.dim()))
@@ -71,7 +71,7 @@ def _(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
-@operator("dynamic_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
+@define("dynamic_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
 def dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """x (…, K) float32, weight (N, K) int8, scale (N,), bias (N,) float32 -> (…, N)."""
     return F.linear(quantized_at_run_time(x), weight.to(torch.float32) * along(scale, 0, 2), bias)
@@ -82,7 +82,7 @@ def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-@operator(
+@define(
     "dynamic_conv(Tensor x, Tensor weight, Tensor scale, Tensor? bias, "
     "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
 )

@@ -6,7 +6,7 @@ The rule, for the QDQ form that ONNX Runtime fuses:
 - sums, products of two tensors, concatenations, average pools and sigmoids run in integers where all that they read
   is at hand as integers and a layer wants their result; elsewhere (the residual stream of a transformer before its
   layer norm) they stay float, which is both more exact and no slower;
-- what only moves values (reshape, transpose, max pool) keeps the quantiser of its input;
+- what only moves values (reshape, transpose, max pool, padding with zeros) keeps the quantiser of its input;
 - a ReLU or clamp after a call whose only reader it is takes its place: the clipping of uint8 does its work.
 """
 
@@ -88,6 +88,8 @@ def kind(node: fx.Node) -> str:
         return "unary"
     if name in CLAMPS and len(node.args) and _clamps_at_zero(node):
         return "clamp"
+    if name in ("pad", "constant_pad_nd"):
+        return "move" if _pads_with_zeros(node) else "other"
     if name in MOVES or getattr(node.target, "__name__", "") == "getitem":
         return "move"
     return "other"
@@ -182,6 +184,12 @@ def is_global_pool(node: fx.Node) -> bool:
         return all(n == 1 for n in (size if isinstance(size, (list, tuple)) else [size]))
     axes = node.args[1] if len(node.args) > 1 else ()
     return isinstance(axes, (list, tuple)) and sorted(int(a) % 4 for a in axes) == [2, 3]  # type: ignore[arg-type]
+
+
+def _pads_with_zeros(node: fx.Node) -> bool:
+    """A constant padding of zeros, which every quantiser holds exactly."""
+    given = [*node.args[2:], *node.kwargs.values()]
+    return all(value in (None, 0, "constant") for value in given)
 
 
 def _clamps_at_zero(node: fx.Node) -> bool:

@@ -39,7 +39,8 @@ class Mode(enum.Enum):
 class Quantize:
     """INT8 convolutions and linear layers: int8 weights, a scale for each channel; uint8 activations.
 
-    `weight_bits` is 8, 7, or None for what this CPU computes without saturation. `observer` chooses the activation
+    `weight_bits` is 8, 7, or None for what this CPU computes without saturation (8 bits served by a CPU with AVX2
+    alone would saturate: give 7 for a file that must run anywhere). `observer` chooses the activation
     ranges of the static mode from `examples` training examples. `bias_correction` keeps the mean of every channel.
     """
 
