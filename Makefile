@@ -9,7 +9,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OUT ?= runs/demo
 
-.PHONY: demo test lint check bench clean
+.PHONY: demo test lint check clean
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)

@@ -63,8 +63,7 @@ def choose(points: Sequence[Point], budget: Budget, minimize: str) -> Point | No
 
     Without a `max_drop` the drop must stay under the default tolerance. None if no point meets the limits.
     """
-    limits = Budget(budget.latency_ms, budget.size_mb, budget.memory_mb, budget.tolerated_drop)
-    fitting = [point for point in points if limits.met_by(by_validation(point)) and point.note is None]
+    fitting = [point for point in points if fits(by_validation(point), budget) and point.note is None]
     first, second = ("latency_ms", "size_bytes") if minimize == "latency" else ("size_bytes", "latency_ms")
     measured = [point for point in fitting if getattr(point, first) is not None]
     if not measured:
@@ -74,6 +73,14 @@ def choose(points: Sequence[Point], budget: Budget, minimize: str) -> Point | No
     return min(tied, key=lambda point: (getattr(point, second) or float("inf"), point.id))
 
 
+def fits(point: Point, budget: Budget) -> bool:
+    """Whether the limits are met; where none was set on the drop, its estimate stays under the default tolerance."""
+    if not budget.met_by(point):
+        return False
+    drop = point.validation_drop
+    return budget.max_drop is not None or (drop is not None and drop <= budget.tolerated_drop)
+
+
 def nearest(points: Sequence[Point], budget: Budget) -> tuple[Point, str]:
     """The point that comes nearest to an infeasible budget, and the limit that binds it most."""
     limits = Budget(budget.latency_ms, budget.size_mb, budget.memory_mb, budget.tolerated_drop)
@@ -81,7 +88,7 @@ def nearest(points: Sequence[Point], budget: Budget) -> tuple[Point, str]:
     def worst(point: Point) -> tuple[float, str]:
         return max((share, name) for name, share in limits.excesses(by_validation(point)).items())
 
-    point = min(points, key=lambda point: (worst(point)[0], point.id))
+    point = min(points, key=lambda point: (worst(point)[0], point.latency_ms or float("inf"), point.id))
     return point, worst(point)[1]
 
 

@@ -28,7 +28,7 @@ from tenfold.search.store import Store
 Progress = Callable[[float, str], None]
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
 VERIFIED_EXAMPLES = 64
-SCORING_SHARE = 0.08  # of the time limit, for a baseline that nothing depends on
+SCORING_SHARE = 0.04  # of the time limit, for a baseline that nothing depends on
 
 
 @dataclass

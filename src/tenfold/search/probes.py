@@ -19,7 +19,7 @@ from tenfold.search.space import Plan, Space
 from tenfold.search.structures import Structures
 
 PROBE_SECONDS = 0.6  # of timing each
-SHARE_OF_TIME = 0.1  # of the limit, for all probes
+SHARE_OF_TIME = 0.06  # of the limit, for all probes
 
 
 @dataclass(frozen=True)

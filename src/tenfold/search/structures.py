@@ -26,7 +26,8 @@ from tenfold.errors import NetworkError
 from tenfold.search.job import Job, Progress
 from tenfold.search.space import Plan, Space, groups_of, stages_of
 
-SCAN_EXAMPLES = 256
+SCAN_EXAMPLES = 128
+SCAN_SHARE = 0.05  # of the time limit, for the blocks and again for the widths
 SCAN_WIDTH = 0.5
 ROUND_TO = 4  # channels: what vector units of CPUs take at a time
 
@@ -85,7 +86,7 @@ def scan(job: Job) -> Structures | None:
         stored = job.store.step("scan")
         groups = groups_of(graph.families)
         if stored is None:
-            limit = job.clock.limit * 0.1
+            limit = job.clock.limit * SCAN_SHARE
             block_loss = block_sensitivity(
                 job.task.model, job.task, blocks, job.run(progress, limit), examples=SCAN_EXAMPLES
             )
