@@ -59,7 +59,7 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
     mark(points, job.budget)
     for point in points:
         job.store.update(point)
-    feasible = chosen is not None and job.budget.met_by(best)
+    feasible = job.budget.empty or (chosen is not None and job.budget.met_by(best))
     if chosen is not None and not feasible:
         binding = max(job.budget.excesses(best).items(), key=lambda item: item[1])[0]
     frontier = Frontier(

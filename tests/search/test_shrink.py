@@ -1,0 +1,84 @@
+"""The whole job on a small network and a few real images: what is on disk, and what a second call does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import tenfold
+from tenfold.data import fashion_mnist
+from tenfold.errors import BudgetError, OutputError
+from tenfold.models import CifarResNet
+
+LIMIT = 25.0
+
+
+@pytest.fixture(scope="module")
+def task():
+    torch.manual_seed(0)
+    splits = fashion_mnist()
+    network = CifarResNet(8, num_classes=10, in_channels=1)
+    return tenfold.Task(
+        network.eval(),
+        train=splits.train.take(200),
+        validation=splits.validation.take(100),
+        test=splits.test.take(100),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(task, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "a"
+    return out, tenfold.shrink(task, None, out=out, time_limit=LIMIT)
+
+
+def test_the_folder_holds_what_is_promised(run):
+    out, frontier = run
+    data = json.loads((out / "frontier.json").read_text())
+    ids = {point["id"] for point in data["points"]}
+    assert {"eager", "onnx-fp32", "onnx-int8-static", "onnx-int8-dynamic"} <= ids
+    assert data["best"] == frontier.best_id
+    assert data["feasible"] is True
+    for point in data["points"]:
+        files = [path for path in (out / point["artifact"]).iterdir() if path.suffix == ".onnx"]
+        assert point["id"] == "eager" or files[0].stat().st_size == point["size_bytes"]
+        assert point["latency_ms"] > 0
+        assert point["peak_memory_bytes"] > 1_000_000
+    assert (out / "report.html").stat().st_size > 1_000_000
+    assert sorted(path.name for path in (out / "best").iterdir()) == [
+        "model.onnx",
+        "recipe.yaml",
+        "structure.json",
+        "weights.safetensors",
+    ]
+
+
+def test_the_best_network_loads_and_answers_as_its_export(run, task):
+    out, frontier = run
+    inputs = task.example(8)
+    loaded = tenfold.load(out / "best", base=lambda: task.model)
+    with torch.inference_mode():
+        assert torch.equal(loaded(inputs).argmax(1), frontier.best.artifact.run(inputs).argmax(1))
+
+
+def test_a_second_call_makes_nothing_again(run, task):
+    out, _ = run
+    before = {path: path.stat().st_mtime_ns for path in out.glob("points/*/*.onnx")}
+    tenfold.shrink(task, None, out=out, time_limit=LIMIT)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("points/*/*.onnx")} == before
+
+
+def test_another_run_is_refused_before_any_work(run, task):
+    out, _ = run
+    with pytest.raises(OutputError, match="another run"):
+        tenfold.shrink(task, tenfold.Budget(size_mb=1), out=out, time_limit=LIMIT)
+
+
+def test_wrong_arguments_are_refused(task, tmp_path):
+    with pytest.raises(BudgetError, match="minimize"):
+        tenfold.shrink(task, out=tmp_path / "x", minimize="speed")
+    with pytest.raises(BudgetError, match="time limit"):
+        tenfold.shrink(task, out=tmp_path / "x", time_limit=1)
+    assert not (tmp_path / "x").exists()
