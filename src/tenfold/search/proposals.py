@@ -23,6 +23,7 @@ TRIALS = 120
 START_LEVELS = (0.75, 0.5, 0.375, 0.25)  # of depth, of width, and of both, tried first
 BITS = {"fp32": 32, "int8": 8}
 VIOLATION_WEIGHT = 4.0
+SIZE_MARGIN = 1.03  # bytes come out up to so much above their prediction; a limit is not to be missed by that
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Judge:
 
     def _in(self, precision: str, plan: Plan, counts: Profile, loss: float, units: float) -> Proposal:
         latency: Prediction = self.latency.predict(counts, precision)
-        size = round(predicted_size(counts, BITS[precision]) * self.size_factors.get(precision, 1.0))
+        size = round(
+            predicted_size(counts, BITS[precision]) * self.size_factors.get(precision, 1.0) * SIZE_MARGIN
+        )
         over = [
             value / limit - 1
             for value, limit in ((latency.ms, self.budget.latency_ms), (size / MB, self.budget.size_mb))
