@@ -1,0 +1,34 @@
+"""The commands that say what a network costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tenfold.cli.options import Base, Debug, Network
+
+
+def profile(
+    network: Network,
+    shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    base: Base = None,
+    debug: Debug = False,
+) -> None:
+    """Count what a network costs: parameters, multiply-adds, bytes and memory, layer by layer."""
+    from tenfold.search.quantities import dimensions
+
+    sizes = dimensions(shape)
+    import torch
+
+    from tenfold.compress import load_network
+    from tenfold.cost import profile as count
+    from tenfold.files import write_json
+
+    model, _ = load_network(network, base, weights=False)
+    counted = count(model, torch.zeros(sizes))
+    print(counted)
+    if json_file is not None:
+        write_json(json_file, counted.to_json())
