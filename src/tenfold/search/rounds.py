@@ -17,6 +17,8 @@ from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.structures import Structures
 
+CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
+
 
 def heal_finalists(job: Job, structures: Structures) -> None:
     """Cut, heal, export and score finalists while there is time and something sensible is left to try."""
@@ -102,5 +104,5 @@ def half_width(job: Job) -> float:
         and point.validation_drop_high is not None
         and point.validation_drop is not None
     ]
-    few = 1.96 * (0.03 / len(job.task.validation)) ** 0.5  # three in a hundred answers change
+    few = 1.96 * (CHANGED / len(job.task.validation)) ** 0.5
     return max([few, *widths]) if widths else few

@@ -25,7 +25,7 @@ from tenfold.compress.prune.pruning import TRACED_BATCH, rounded
 from tenfold.cost import Profile, call, profile, vector_lanes
 from tenfold.errors import NetworkError
 from tenfold.search.job import Job, Progress
-from tenfold.search.space import NARROWEST, Plan, Space, groups_of, stages_of
+from tenfold.search.space import NARROWEST, STEP, Plan, Space, groups_of, stages_of
 
 SCAN_EXAMPLES = 128
 SCAN_SHARE = 0.05  # of the time limit, for the blocks and again for the widths
@@ -92,9 +92,11 @@ class Structures:
             self.moved[plan] = divergence(call(model, batch).float(), answers, targets)
 
 
-def can_narrow(family: Family) -> bool:
-    """Whether the narrowest share of it is narrower than all of it, once rounded."""
-    return rounded(NARROWEST * family.size, family, vector_lanes()) < family.size
+def narrowing_share(family: Family) -> float | None:
+    """The largest share that, once rounded, leaves the family narrower than it is; None if there is none."""
+    steps = range(round((1 - NARROWEST) / STEP) + 1)
+    shares = (1 - STEP * step for step in steps)
+    return next((s for s in shares if rounded(s * family.size, family, vector_lanes()) < family.size), None)
 
 
 def scan(job: Job) -> Structures | None:
@@ -113,7 +115,9 @@ def scan(job: Job) -> Structures | None:
         if not blocks and not graph.families:
             return None
         stored = job.store.step("scan")
-        groups = groups_of([family for family in graph.families if can_narrow(family)])
+        shares = {family.name: narrowing_share(family) for family in graph.families}
+        narrows = {name: share for name, share in shares.items() if share is not None}
+        groups = groups_of([family for family in graph.families if family.name in narrows])
         if stored is None:
             limit = job.clock.limit * SCAN_SHARE
             block_loss = block_sensitivity(
@@ -126,7 +130,7 @@ def scan(job: Job) -> Structures | None:
                 "groups": group_loss,
             }
             job.store.finish_step("scan", stored)
-    space = Space(stages_of(stored["blocks"]), groups)
+    space = Space(stages_of(stored["blocks"]), groups, narrows)
     skeleton = copy.deepcopy(job.task.model).to("meta")
     return Structures(job, graph, blocks, stored["blocks"], stored["groups"], space, skeleton)
 
