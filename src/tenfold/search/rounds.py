@@ -15,9 +15,8 @@ from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
+from tenfold.search.scoring import half_width
 from tenfold.search.structures import Structures
-
-CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
 
 
 def heal_finalists(job: Job, structures: Structures) -> None:
@@ -40,7 +39,7 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             outlook = Outlook(job, tried, overhead)
             possible = [p for p in front if p.plan.untouched or outlook.has_time_for(p)]
             chosen = choose_next(
-                possible, tried, job.budget.tolerated_drop, half_width(job), job.minimize, outlook.passes
+                possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
             )
             if chosen is None or not outlook.has_time_for(chosen.proposal):
                 return
@@ -95,7 +94,7 @@ def upper_drop(point: Point) -> float:
     return 1.0 if point.validation_drop_high is None else point.validation_drop_high
 
 
-def half_width(job: Job) -> float:
+def width_here(job: Job) -> float:
     """How wide the interval of a drop is here, from the plain INT8 network, or from the size of the set."""
     widths = [
         point.validation_drop_high - point.validation_drop
@@ -104,5 +103,4 @@ def half_width(job: Job) -> float:
         and point.validation_drop_high is not None
         and point.validation_drop is not None
     ]
-    few = 1.96 * (CHANGED / len(job.task.validation)) ** 0.5
-    return max([few, *widths]) if widths else few
+    return max([half_width(len(job.task.validation)), *widths])

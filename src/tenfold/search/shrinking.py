@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from tenfold.cost import Device
 from tenfold.data import Task, check_task
-from tenfold.errors import BudgetError
+from tenfold.errors import BudgetError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
@@ -18,6 +19,7 @@ from tenfold.search.finish import finish
 from tenfold.search.frontier import Frontier
 from tenfold.search.job import Job
 from tenfold.search.rounds import heal_finalists
+from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import Store, identity_of
 from tenfold.search.structures import scan
 
@@ -55,6 +57,8 @@ def shrink(
     started = time.monotonic()
     task.model.eval()
     check_task(task)
+    if budget.max_drop is not None and half_width(len(task.validation)) > budget.max_drop:
+        warnings.warn(too_few(task, budget.max_drop), TenfoldWarning, stacklevel=2)
     identity = identity_of(
         task,
         budget=budget.to_json(),
@@ -76,6 +80,17 @@ def shrink(
         if structures is not None:
             heal_finalists(job, structures)
         return finish(job, provenance or {})
+
+
+def too_few(task: Task, max_drop: float) -> str:
+    """What is said where the validation set cannot answer the question that the budget asks."""
+    number = len(task.validation)
+    return (
+        f"the validation set of {number:,} examples is small for a max_drop of {100 * max_drop:.3g} points: the 95% "
+        f"interval of a healed network's drop alone is about ±{100 * half_width(number):.2g} points, so that only "
+        "networks that answer almost as the original does can be shown to meet it; "
+        f"{examples_for(max_drop):,} examples or more would do"
+    )
 
 
 @contextmanager
