@@ -15,9 +15,10 @@ from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
 from tenfold.cli.options import err
 from tenfold.cli.searches import apply, shrink
+from tenfold.cli.training import train
 from tenfold.errors import TenfoldError
 
-COMMANDS = (shrink, apply, profile, export)
+COMMANDS = (shrink, apply, train, profile, export)
 
 app = typer.Typer(
     add_completion=False,
