@@ -31,11 +31,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise NetworkError(f"{type(model).__name__} cannot take these weights: the state dict holds no tensor")
+        raise NetworkError(
+            f"{type(model).__name__} cannot take these weights: the state dict holds no tensor"
+        )
     namings: dict[str, Naming] = {"tenfold": {}}
     namings.update(getattr(model, "namings", dict)())
     own = model.state_dict()
-    translated = {source: {_renamed(name, naming): name for name in own} for source, naming in namings.items()}
+    translated = {
+        source: {_renamed(name, naming): name for name in own} for source, naming in namings.items()
+    }
     source = max(translated, key=lambda name: len(translated[name].keys() & tensors.keys()))
     theirs = translated[source]
     missing = [name for name in theirs if name not in tensors and not name.endswith(OPTIONAL)]
