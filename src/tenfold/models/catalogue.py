@@ -12,11 +12,14 @@ from typing import Any
 from torch import nn
 
 from tenfold.errors import NetworkError
-from tenfold.models import resnet_cifar
+from tenfold.models import mobile_networks, resnet_cifar
 from tenfold.models.entry import Description, Entry
 from tenfold.naming import described, nearest
 
-FAMILIES: tuple[Mapping[str, Entry], ...] = (resnet_cifar.NETWORKS,)
+FAMILIES: tuple[Mapping[str, Entry], ...] = (
+    mobile_networks.NETWORKS,
+    resnet_cifar.NETWORKS,
+)
 
 CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.items()}
 
