@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tenfold.errors import NetworkError, OutputError
 from tenfold.files import write_json, written
-from tenfold.models.registry import create
+from tenfold.models.catalogue import create
 from tenfold.naming import nearest
 
 WEIGHTS = Path(__file__).parent / "weights"
