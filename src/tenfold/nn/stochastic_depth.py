@@ -26,3 +26,8 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
+
+
+def depth_rates(last: float, blocks: int) -> list[float]:
+    """The linear decay rule (section 4 of the paper): rate 0 at the first block, growing to `last` at the last one."""
+    return [last * index / max(blocks - 1, 1) for index in range(blocks)]

@@ -1,0 +1,79 @@
+"""ResNet-18 to ResNet-152 (He et al., 2016, "Deep Residual Learning for Image Recognition", table 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.nn.residual_blocks import BasicBlock, BottleneckBlock
+
+PAPER = "He, Zhang, Ren and Sun, 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
+
+
+class ResNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes) logits, for H and W of about 224.
+
+    `depths` are the blocks of each stage, `widths` their inner widths. The stem is a 7×7 convolution of stride 2
+    and a 3×3 max pool; `small_stem` makes it one 3×3 convolution of stride 1, for images of about 32×32.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[BottleneckBlock],
+        depths: Sequence[int],
+        *,
+        widths: Sequence[int] = (64, 128, 256, 512),
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        small_stem: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(widths) or min(*depths, *widths) < 1:
+            raise ValueError(f"depths {tuple(depths)} and widths {tuple(widths)} must be as many, and at least 1")
+        previous = widths[0]
+        kernel, stride = (3, 1) if small_stem else (7, 2)
+        self.conv1 = nn.Conv2d(in_channels, previous, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(previous)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, 2, padding=1)
+        self.stages = [f"layer{index}" for index in range(1, len(depths) + 1)]
+        for index, (name, depth, width) in enumerate(zip(self.stages, depths, widths, strict=True)):
+            blocks: list[nn.Module] = []
+            for place in range(depth):
+                blocks.append(block(previous, width, 2 if index > 0 and place == 0 else 1))
+                previous = width * block.expansion
+            self.add_module(name, nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(previous, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+    def namings(self) -> dict[str, dict[str, str]]:
+        """What timm and torchvision, which agree, call our modules."""
+        shortcuts = [name for name, _ in self.named_modules() if name.endswith(".shortcut")]
+        naming = {name: name.removesuffix("shortcut") + "downsample" for name in shortcuts}
+        return {"torchvision or timm": naming}
+
+
+def _entry(
+    depth: int,
+    block: type[BasicBlock] | type[BottleneckBlock],
+    depths: tuple[int, ...],
+    params: int,
+    macs: int,
+    top1: float,
+    source: str,
+) -> Entry:
+    description = Description(f"resnet{depth}", "ResNet", PAPER, 224, params, macs, top1, source)
+    return Entry(partial(ResNet, block, depths), description)

@@ -1,0 +1,58 @@
+"""SqueezeNet 1.1 (Iandola et al., 2016, "SqueezeNet"; the version is the authors' later release)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.nn.fire import Fire
+
+PAPER = "Iandola et al., 2016, SqueezeNet: AlexNet-level accuracy with 50x fewer parameters, arXiv:1602.07360"
+
+# (squeeze, expand) of each fire module; None is a max pool.
+TABLE = ((16, 64), (16, 64), None, (32, 128), (32, 128), None, (48, 192), (48, 192), (64, 256), (64, 256))
+
+
+class SqueezeNet(nn.Module):
+    """(N, in_channels, H, W) -> (N, num_classes) logits, for H and W of about 224.
+
+    The stem is a 3×3 convolution of stride 2 without padding and a max pool; `small_stem` makes it one padded
+    3×3 convolution of stride 1, for images of about 32×32.
+    """
+
+    def __init__(
+        self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, small_stem: bool = False
+    ) -> None:
+        super().__init__()
+        channels = 64
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, channels, 3, 1 if small_stem else 2, padding=int(small_stem)),
+            nn.ReLU(inplace=True),
+            nn.Identity() if small_stem else nn.MaxPool2d(3, 2, ceil_mode=True),
+        ]
+        for row in TABLE:
+            if row is None:
+                layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+                continue
+            squeeze, expand = row
+            layers.append(Fire(channels, squeeze, expand))
+            channels = 2 * expand
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, num_classes, 1),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                if name.startswith("classifier"):
+                    nn.init.normal_(module.weight, std=0.01)
+                else:
+                    nn.init.kaiming_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flatten(self.classifier(self.features(x)), 1)
