@@ -1,7 +1,6 @@
-"""Stochastic depth: in training, a residual branch is dropped for each image by chance (Huang et al., 2016).
+"""Stochastic depth in training: the residual branches of a network, and the chance by which each is dropped.
 
-The chance rises linearly from the first branch to the last (equation 4); a branch that stays is scaled up by one over
-its chance to stay, so that nothing changes when the network is evaluated.
+The chance rises linearly from the first branch to the last (Huang et al., 2016, section 3).
 """
 
 from __future__ import annotations
@@ -10,27 +9,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tenfold.errors import NetworkError
 from tenfold.models.resnet_cifar import BasicBlock
+from tenfold.nn import StochasticDepth
 
-# The last module of the residual branch, for blocks that cannot drop a branch themselves.
+# The last module of the residual branch, for blocks that have no module to drop it by.
 BRANCH_ENDS: dict[type[nn.Module], str] = {BasicBlock: "bn2"}
-RATE = "drop_prob"  # the attribute by which modules that drop branches (timm's DropPath, for one) hold their chance
+TIMM_RATE = "drop_prob"  # the attribute by which timm's DropPath holds its chance
 
 
 @contextmanager
 def stochastic_depth(model: nn.Module, last: float) -> Iterator[None]:
     """While the context lasts, branches are dropped in training mode, the last one with chance `last`.
 
-    Raises `NetworkError` where `last` is above 0 and the network has no branch that is known how to drop.
+    With `last` 0 the network stays as it was built. Raises `NetworkError` where there is no branch to drop.
     """
     if last == 0:
         yield
         return
-    own = [m for m in model.modules() if isinstance(getattr(m, RATE, None), (int, float))]
+    own = [(module, attribute) for module in model.modules() if (attribute := _rate_of(module))]
     ends = [
         block.get_submodule(end)
         for block in model.modules()
@@ -39,33 +38,35 @@ def stochastic_depth(model: nn.Module, last: float) -> Iterator[None]:
     ]
     if not own and not ends:
         raise NetworkError(
-            f"stochastic_depth is {last}, but a {type(model).__name__} has no residual branch that can be dropped: "
-            "set it to 0"
+            f"stochastic_depth is {last}, but this {type(model).__name__} has no residual branch that can be "
+            "dropped: set it to 0"
         )
-    before = [getattr(m, RATE) for m in own]
-    for index, module in enumerate(own):
-        setattr(module, RATE, last * (index + 1) / len(own))
+    before = [getattr(module, attribute) for module, attribute in own]
+    for index, (module, attribute) in enumerate(own):
+        setattr(module, attribute, last * (index + 1) / len(own))
     handles = [
         end.register_forward_hook(_dropping(last * (index + 1) / len(ends))) for index, end in enumerate(ends)
     ]
     try:
         yield
     finally:
-        for module, rate in zip(own, before, strict=True):
-            setattr(module, RATE, rate)
+        for (module, attribute), rate in zip(own, before, strict=True):
+            setattr(module, attribute, rate)
         for handle in handles:
             handle.remove()
 
 
-def dropped(branch: Tensor, rate: float) -> Tensor:
-    """The branch (N, …), for each example 0 with chance `rate`, else scaled by 1 / (1 − rate)."""
-    shape = (len(branch),) + (1,) * (branch.ndim - 1)
-    kept = torch.rand(shape, device=branch.device) >= rate
-    return branch * (kept.to(branch.dtype) / (1 - rate))
+def _rate_of(module: nn.Module) -> str | None:
+    """The attribute that holds a module's chance of dropping its input, if it is a module for that."""
+    if isinstance(module, StochasticDepth):
+        return "rate"
+    return TIMM_RATE if isinstance(getattr(module, TIMM_RATE, None), (int, float)) else None
 
 
 def _dropping(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    drop = StochasticDepth(rate)
+
     def hook(module: nn.Module, args: Any, branch: Tensor) -> Tensor:
-        return dropped(branch, rate) if module.training else branch
+        return drop(branch) if module.training else branch
 
     return hook
