@@ -12,11 +12,29 @@ from typing import Any
 from torch import nn
 
 from tenfold.errors import NetworkError
-from tenfold.models import resnet_cifar
+from tenfold.models import (
+    convnext,
+    mlp_mixer,
+    resnet,
+    resnet_cifar,
+    squeezenet,
+    swin,
+    vgg,
+    vision_transformer,
+)
 from tenfold.models.entry import Description, Entry
 from tenfold.naming import described, nearest
 
-FAMILIES: tuple[Mapping[str, Entry], ...] = (resnet_cifar.NETWORKS,)
+FAMILIES: tuple[Mapping[str, Entry], ...] = (
+    resnet_cifar.NETWORKS,
+    resnet.NETWORKS,
+    squeezenet.NETWORKS,
+    vgg.NETWORKS,
+    convnext.NETWORKS,
+    vision_transformer.NETWORKS,
+    swin.NETWORKS,
+    mlp_mixer.NETWORKS,
+)
 
 CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.items()}
 

@@ -90,3 +90,16 @@ class ConvNeXt(nn.Module):
                 for module, number in (("depthwise", 0), ("norm", 2), ("mlp.fc1", 3), ("mlp.fc2", 5)):
                     vision[f"{block}.{module}"] = f"{theirs}.block.{number}"
         return {"timm": timm, "torchvision": vision}
+
+
+def _entry(name: str, depths: tuple[int, ...], width: int, params: int, macs: int, top1: float) -> Entry:
+    widths = (width, 2 * width, 4 * width, 8 * width)
+    description = Description(name, "ConvNeXt", PAPER, 224, params, macs, top1, "torchvision, IMAGENET1K_V1")
+    return Entry(partial(ConvNeXt, depths, widths), description)
+
+
+NETWORKS = catalogued(
+    _entry("convnext_tiny", (3, 3, 9, 3), 96, 28_589_128, 4_455_531_264, 82.52),
+    _entry("convnext_small", (3, 3, 27, 3), 96, 50_223_688, 8_683_712_256, 83.616),
+    _entry("convnext_base", (3, 3, 27, 3), 128, 88_591_464, 15_354_729_472, 84.062),
+)

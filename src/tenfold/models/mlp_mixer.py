@@ -50,7 +50,6 @@ class MlpMixer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.head.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.norm(self.blocks(self.embed(x))).mean(1))
@@ -58,3 +57,18 @@ class MlpMixer(nn.Module):
     def namings(self) -> dict[str, dict[str, str]]:
         """What timm calls our modules."""
         return {"timm": {"embed": "stem"}}
+
+
+NETWORKS = catalogued(
+    Entry(
+        partial(MlpMixer, 512, 8, 256, 2048),
+        Description(
+            name="mixer_s_32",
+            family="MLP-Mixer",
+            paper=PAPER,
+            resolution=224,
+            params=19_104_624,
+            macs=1_002_426_368,
+        ),
+    )
+)

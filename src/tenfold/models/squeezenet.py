@@ -56,3 +56,20 @@ class SqueezeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.flatten(self.classifier(self.features(x)), 1)
+
+
+NETWORKS = catalogued(
+    Entry(
+        SqueezeNet,
+        Description(
+            name="squeezenet1_1",
+            family="SqueezeNet",
+            paper=PAPER,
+            resolution=224,
+            params=1_235_496,
+            macs=349_151_936,
+            top1=58.178,
+            top1_source="torchvision, IMAGENET1K_V1",
+        ),
+    )
+)

@@ -107,3 +107,17 @@ class SwinTransformer(nn.Module):
                     f"layers.{index}.blocks.{place}.attn.relative_position_bias_table"
                 )
         return {"timm": timm, "torchvision": vision}
+
+
+def _entry(
+    name: str, features: int, depth: int, heads: tuple[int, ...], params: int, macs: int, top1: float
+) -> Entry:
+    description = Description(name, "Swin", PAPER, 224, params, macs, top1, "torchvision, IMAGENET1K_V1")
+    return Entry(partial(SwinTransformer, features, (2, 2, depth, 2), heads), description)
+
+
+NETWORKS = catalogued(
+    _entry("swin_t", 96, 6, (3, 6, 12, 24), 28_288_354, 4_490_566_656, 81.474),
+    _entry("swin_s", 96, 18, (3, 6, 12, 24), 49_606_258, 8_740_875_264, 83.196),
+    _entry("swin_b", 128, 18, (4, 8, 16, 32), 87_768_224, 15_430_946_816, 83.582),
+)

@@ -69,3 +69,20 @@ class VGG(nn.Module):
         """timm holds the hidden layers as convolutions; torchvision's names are ours."""
         head = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
         return {"timm": head}
+
+
+NETWORKS = catalogued(
+    Entry(
+        VGG,
+        Description(
+            name="vgg16",
+            family="VGG",
+            paper=PAPER,
+            resolution=224,
+            params=138_357_544,
+            macs=15_470_264_320,
+            top1=71.592,
+            top1_source="torchvision, IMAGENET1K_V1",
+        ),
+    )
+)

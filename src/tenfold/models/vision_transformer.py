@@ -93,3 +93,32 @@ class VisionTransformer(nn.Module):
             vision[f"{ours}.mlp.fc1"] = f"{theirs}.mlp.0"
             vision[f"{ours}.mlp.fc2"] = f"{theirs}.mlp.3"
         return {"timm": timm, "torchvision": vision}
+
+
+# Size: features and heads; every size has twelve blocks.
+SIZES = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
+DEPTH = 12
+TORCHVISION = "torchvision, IMAGENET1K_V1"
+DEIT_TABLE = "the paper, table 5"
+
+
+def _entry(
+    family: str, size: str, patch: int, params: int, macs: int, top1: float | None = None, source: str = ""
+) -> Entry:
+    features, heads = SIZES[size]
+    paper = DEIT if family == "DeiT" else VIT
+    name = f"{family.lower()}_{size}_{patch}"
+    description = Description(name, family, paper, 224, params, macs, top1, source)
+    return Entry(partial(VisionTransformer, features, DEPTH, heads, patch_size=patch), description)
+
+
+NETWORKS = catalogued(
+    _entry("ViT", "ti", 16, 5_717_416, 1_253_683_200),
+    _entry("ViT", "s", 16, 22_050_664, 4_598_882_304),
+    _entry("ViT", "s", 32, 22_878_952, 1_142_909_952),
+    _entry("ViT", "b", 16, 86_567_656, 17_563_828_224, 81.072, TORCHVISION),
+    _entry("ViT", "b", 32, 88_224_232, 4_409_186_304, 75.912, TORCHVISION),
+    _entry("DeiT", "ti", 16, 5_717_416, 1_253_683_200, 72.2, DEIT_TABLE),
+    _entry("DeiT", "s", 16, 22_050_664, 4_598_882_304, 79.9, DEIT_TABLE),
+    _entry("DeiT", "b", 16, 86_567_656, 17_563_828_224, 81.8, DEIT_TABLE),
+)
