@@ -106,8 +106,8 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 
 
 ConvNeXtSmall = partial(ConvNeXt, (1, 2, 1, 1), (16, 32, 48, 64), num_classes=7)
-SwinSmall = partial(SwinTransformer, 24, (2, 2), (2, 4), num_classes=7, window=4)
-VitSmall = partial(VisionTransformer, 48, 2, 3, image_size=32, patch_size=8, num_classes=7)
+SwinSmall = partial(SwinTransformer, 24, (2, 2), (2, 4), num_classes=7, window=4, small_stem=False)
+VitSmall = partial(VisionTransformer, 48, 2, 3, resolution=32, small_stem=False, patch_size=8, num_classes=7)
 
 # name: ours, theirs, side of the images, source
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], int, str]] = {
@@ -152,10 +152,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], int, st
         32,
         "timm",
     ),
-    "swin, torchvision": (partial(SwinSmall, image_size=32), vision_swin, 32, "torchvision"),
-    "swin with padding, torchvision": (partial(SwinSmall, image_size=72), vision_swin, 72, "torchvision"),
+    "swin, torchvision": (partial(SwinSmall, resolution=32), vision_swin, 32, "torchvision"),
+    "swin with padding, torchvision": (partial(SwinSmall, resolution=72), vision_swin, 72, "torchvision"),
     "swin, timm": (
-        partial(SwinSmall, image_size=64),
+        partial(SwinSmall, resolution=64),
         lambda: timm_model(
             "swin_transformer.SwinTransformer",
             img_size=64, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_size=4,
@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], int, st
         "timm",
     ),
     "mixer, timm": (
-        lambda: MlpMixer(32, 2, 16, 128, image_size=64, patch_size=16, num_classes=7),
+        lambda: MlpMixer(32, 2, 16, 128, resolution=64, small_stem=False, patch_size=16, num_classes=7),
         lambda: timm_model("mlp_mixer.MlpMixer", img_size=64, patch_size=16, num_blocks=2, embed_dim=32),
         64,
         "timm",
@@ -223,11 +223,11 @@ def test_every_name_of_timm_finds_its_place(ours: str, theirs: str) -> None:
 
 
 def test_weights_of_another_network_are_refused_whole() -> None:
-    model = create("vit_ti_16", num_classes=7, image_size=32)
+    model = create("vit_ti_16", num_classes=7, resolution=32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(NetworkError, match=r"VisionTransformer cannot take these weights.*missing.*unexpected"):
-        load_weights(model, create("mixer_s_32", image_size=32).state_dict())
-    other = create("vit_ti_16", num_classes=5, image_size=32)
+        load_weights(model, create("mixer_s_32", resolution=32).state_dict())
+    other = create("vit_ti_16", num_classes=5, resolution=32)
     with pytest.raises(NetworkError, match=r"2 of another shape \(head.weight is 7×192, given 5×192"):
         load_weights(model, other.state_dict())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -15,6 +15,7 @@ from tenfold.errors import NetworkError
 from tenfold.models import (
     convnext,
     mlp_mixer,
+    mobile_networks,
     resnet,
     resnet_cifar,
     squeezenet,
@@ -26,6 +27,7 @@ from tenfold.models.entry import Description, Entry
 from tenfold.naming import described, nearest
 
 FAMILIES: tuple[Mapping[str, Entry], ...] = (
+    mobile_networks.NETWORKS,
     resnet_cifar.NETWORKS,
     resnet.NETWORKS,
     squeezenet.NETWORKS,

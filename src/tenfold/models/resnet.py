@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.models.images import check_ends, check_resolution, has_small_stem
 from tenfold.nn.residual_blocks import BasicBlock, BottleneckBlock
 
 PAPER = "He, Zhang, Ren and Sun, 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
@@ -19,7 +20,8 @@ class ResNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes) logits, for H and W of about 224.
 
     `depths` are the blocks of each stage, `widths` their inner widths. The stem is a 7×7 convolution of stride 2
-    and a 3×3 max pool; `small_stem` makes it one 3×3 convolution of stride 1, for images of about 32×32.
+    and a 3×3 max pool; `small_stem`, unless said otherwise for a `resolution` below 96, makes it one 3×3
+    convolution of stride 1.
     """
 
     layer1: nn.Sequential
@@ -35,17 +37,21 @@ class ResNet(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512),
         num_classes: int = 1000,
         in_channels: int = 3,
-        small_stem: bool = False,
+        resolution: int = 224,
+        small_stem: bool | None = None,
     ) -> None:
         super().__init__()
         if len(depths) != STAGES or len(widths) != STAGES or min(*depths, *widths) < 1:
             raise ValueError(f"depths {tuple(depths)} and widths {tuple(widths)} must be four each, at least 1")
+        small = has_small_stem(resolution, small_stem)
+        check_ends(num_classes, in_channels)
+        check_resolution("ResNet", resolution, 8 if small else 32)
         previous = widths[0]
-        kernel, stride = (3, 1) if small_stem else (7, 2)
+        kernel, stride = (3, 1) if small else (7, 2)
         self.conv1 = nn.Conv2d(in_channels, previous, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(previous)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, 2, padding=1)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, padding=1)
         for index, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
             blocks: list[nn.Module] = []
             for place in range(depth):

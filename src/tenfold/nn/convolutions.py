@@ -26,6 +26,9 @@ class ConvStyle:
     same_padding: bool = False
 
 
+PLAIN = ConvStyle()
+
+
 class SamePadding(nn.Module):
     """Zeros around (N, C, H, W) such that a convolution gives ⌈H / stride⌉ × ⌈W / stride⌉, the odd one at the end."""
 
@@ -60,7 +63,7 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         *,
-        style: ConvStyle = ConvStyle(),
+        style: ConvStyle = PLAIN,
         activation: bool = True,
     ) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ class DepthwiseSeparableConv(nn.Module):
         linear: bool = False,
         shortcut: bool = True,
         squeeze: Squeeze | None = None,
-        style: ConvStyle = ConvStyle(),
+        style: ConvStyle = PLAIN,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()

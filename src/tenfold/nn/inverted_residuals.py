@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tenfold.nn.convolutions import ConvNormAct, ConvStyle
+from tenfold.nn.convolutions import PLAIN, ConvNormAct, ConvStyle
 from tenfold.nn.squeeze_excite import Squeeze
 from tenfold.nn.stochastic_depth import StochasticDepth
 
@@ -30,7 +30,7 @@ class InvertedResidual(nn.Module):
         *,
         shortcut: bool = True,
         squeeze: Squeeze | None = None,
-        style: ConvStyle = ConvStyle(),
+        style: ConvStyle = PLAIN,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class FusedInvertedResidual(nn.Module):
         stride: int = 1,
         *,
         shortcut: bool = True,
-        style: ConvStyle = ConvStyle(),
+        style: ConvStyle = PLAIN,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
