@@ -12,13 +12,30 @@ from typing import Any
 from torch import nn
 
 from tenfold.errors import NetworkError
-from tenfold.models import mobile_networks, resnet_cifar
+from tenfold.models import (
+    convnext,
+    mlp_mixer,
+    mobile_networks,
+    resnet,
+    resnet_cifar,
+    squeezenet,
+    swin,
+    vgg,
+    vision_transformer,
+)
 from tenfold.models.entry import Description, Entry
 from tenfold.naming import described, nearest
 
 FAMILIES: tuple[Mapping[str, Entry], ...] = (
     mobile_networks.NETWORKS,
     resnet_cifar.NETWORKS,
+    resnet.NETWORKS,
+    squeezenet.NETWORKS,
+    vgg.NETWORKS,
+    convnext.NETWORKS,
+    vision_transformer.NETWORKS,
+    swin.NETWORKS,
+    mlp_mixer.NETWORKS,
 )
 
 CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.items()}

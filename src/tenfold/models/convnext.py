@@ -8,10 +8,12 @@ from functools import partial
 from torch import Tensor, nn
 
 from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.models.images import check_ends, check_resolution, has_small_stem
 from tenfold.nn.convnext_block import ChannelNorm, ConvNeXtBlock
 from tenfold.nn.stochastic_depth import depth_rates
 
 PAPER = "Liu et al., 2022, A ConvNet for the 2020s, arXiv:2201.03545"
+SMALL_PATCH = 2
 
 
 class Stage(nn.Module):
@@ -32,7 +34,7 @@ class ConvNeXt(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes) logits, for H and W of about 224.
 
     `depths` and `widths` are the blocks and channels of each stage. The stem cuts the image into patches of
-    `patch_size`: 4 as published; 1 or 2 for images of about 32×32.
+    `patch_size`; `small_stem`, unless said otherwise for a `resolution` below 96, into patches of 2×2.
     """
 
     def __init__(
@@ -42,12 +44,18 @@ class ConvNeXt(nn.Module):
         *,
         num_classes: int = 1000,
         in_channels: int = 3,
+        resolution: int = 224,
+        small_stem: bool | None = None,
         patch_size: int = 4,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if len(depths) != len(widths) or min(*depths, *widths) < 1:
             raise ValueError(f"depths {tuple(depths)} and widths {tuple(widths)} must be as many, and at least 1")
+        if has_small_stem(resolution, small_stem):
+            patch_size = SMALL_PATCH
+        check_ends(num_classes, in_channels)
+        check_resolution("ConvNeXt", resolution, patch_size * 2 ** (len(depths) - 1))
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], patch_size, patch_size), ChannelNorm(widths[0])
         )
@@ -90,3 +98,16 @@ class ConvNeXt(nn.Module):
                 for module, number in (("depthwise", 0), ("norm", 2), ("mlp.fc1", 3), ("mlp.fc2", 5)):
                     vision[f"{block}.{module}"] = f"{theirs}.block.{number}"
         return {"timm": timm, "torchvision": vision}
+
+
+def _entry(name: str, depths: tuple[int, ...], width: int, params: int, macs: int, top1: float) -> Entry:
+    widths = (width, 2 * width, 4 * width, 8 * width)
+    description = Description(name, "ConvNeXt", PAPER, 224, params, macs, top1, "torchvision, IMAGENET1K_V1")
+    return Entry(partial(ConvNeXt, depths, widths), description)
+
+
+NETWORKS = catalogued(
+    _entry("convnext_tiny", (3, 3, 9, 3), 96, 28_589_128, 4_455_531_264, 82.52),
+    _entry("convnext_small", (3, 3, 27, 3), 96, 50_223_688, 8_683_712_256, 83.616),
+    _entry("convnext_base", (3, 3, 27, 3), 128, 88_591_464, 15_354_729_472, 84.062),
+)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.nn.residual_blocks import BasicBlock
 
 STAGE_WIDTHS = (16, 32, 64)
 
@@ -26,29 +27,6 @@ PUBLISHED = {
     110: (1_730_714, 253_149_824, 93.57),
 }
 DEPTHS = tuple(PUBLISHED)
-
-
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut: (N, Cin, H, W) -> (N, Cout, H / stride, W / stride)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + self.shortcut(x))
 
 
 class CifarResNet(nn.Module):

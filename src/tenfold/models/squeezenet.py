@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.models.images import check_ends, check_resolution, has_small_stem
 from tenfold.nn.fire import Fire
 
 PAPER = "Iandola et al., 2016, SqueezeNet: AlexNet-level accuracy with 50x fewer parameters, arXiv:1602.07360"
@@ -17,19 +18,28 @@ TABLE = ((16, 64), (16, 64), None, (32, 128), (32, 128), None, (48, 192), (48, 1
 class SqueezeNet(nn.Module):
     """(N, in_channels, H, W) -> (N, num_classes) logits, for H and W of about 224.
 
-    The stem is a 3×3 convolution of stride 2 without padding and a max pool; `small_stem` makes it one padded
-    3×3 convolution of stride 1, for images of about 32×32.
+    The stem is a 3×3 convolution of stride 2 without padding and a max pool; `small_stem`, unless said otherwise
+    for a `resolution` below 96, makes it one padded 3×3 convolution of stride 1.
     """
 
     def __init__(
-        self, *, num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5, small_stem: bool = False
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        resolution: int = 224,
+        small_stem: bool | None = None,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        small = has_small_stem(resolution, small_stem)
+        check_ends(num_classes, in_channels)
+        check_resolution("SqueezeNet", resolution, 8 if small else 17)
         channels = 64
         layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, channels, 3, 1 if small_stem else 2, padding=int(small_stem)),
+            nn.Conv2d(in_channels, channels, 3, 1 if small else 2, padding=int(small)),
             nn.ReLU(inplace=True),
-            nn.Identity() if small_stem else nn.MaxPool2d(3, 2, ceil_mode=True),
+            nn.Identity() if small else nn.MaxPool2d(3, 2, ceil_mode=True),
         ]
         for row in TABLE:
             if row is None:
@@ -56,3 +66,20 @@ class SqueezeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.flatten(self.classifier(self.features(x)), 1)
+
+
+NETWORKS = catalogued(
+    Entry(
+        SqueezeNet,
+        Description(
+            name="squeezenet1_1",
+            family="SqueezeNet",
+            paper=PAPER,
+            resolution=224,
+            params=1_235_496,
+            macs=349_151_936,
+            top1=58.178,
+            top1_source="torchvision, IMAGENET1K_V1",
+        ),
+    )
+)

@@ -8,11 +8,13 @@ from functools import partial
 from torch import Tensor, nn
 
 from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.models.images import check_ends, has_small_stem
 from tenfold.nn.patches import PatchEmbedding, PatchMerging
 from tenfold.nn.stochastic_depth import depth_rates
 from tenfold.nn.windows import WindowBlock
 
 PAPER = "Liu et al., 2021, Swin Transformer, arXiv:2103.14030"
+SMALL_PATCH = 2
 
 
 class Stage(nn.Module):
@@ -40,10 +42,11 @@ class Stage(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """(N, in_channels, image_size, image_size) -> (N, num_classes) logits, from the mean of the last map.
+    """(N, in_channels, R, R) -> (N, num_classes) logits, from the mean of the last map; R is `resolution`.
 
     `features` is the width of the first stage, and doubles with each of the `depths`; `num_heads` are those of each
-    stage. For images of 32×32 give image_size=32, patch_size=2, window=4, for 28×28 patch_size=2 and window=7.
+    stage. `small_stem`, unless said otherwise for a `resolution` below 96, makes patches of 2×2, and windows of the
+    largest side up to `window` that divides the map (4 at 32×32, 7 at 28×28).
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class SwinTransformer(nn.Module):
         *,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
+        resolution: int = 224,
+        small_stem: bool | None = None,
         patch_size: int = 4,
         window: int = 7,
         drop_path: float = 0.0,
@@ -62,7 +66,12 @@ class SwinTransformer(nn.Module):
         super().__init__()
         if len(depths) != len(num_heads) or min(depths) < 1:
             raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} must be as many, at least 1")
-        self.embed = PatchEmbedding(image_size, patch_size, in_channels, features)
+        if has_small_stem(resolution, small_stem):
+            patch_size = SMALL_PATCH
+            side = resolution // patch_size
+            window = max(size for size in range(1, window + 1) if side % size == 0)
+        check_ends(num_classes, in_channels)
+        self.embed = PatchEmbedding(resolution, patch_size, in_channels, features)
         self.embed_norm = nn.LayerNorm(features)
         rates = depth_rates(drop_path, sum(depths))
         stages: list[nn.Module] = []
@@ -107,3 +116,17 @@ class SwinTransformer(nn.Module):
                     f"layers.{index}.blocks.{place}.attn.relative_position_bias_table"
                 )
         return {"timm": timm, "torchvision": vision}
+
+
+def _entry(
+    name: str, features: int, depth: int, heads: tuple[int, ...], params: int, macs: int, top1: float
+) -> Entry:
+    description = Description(name, "Swin", PAPER, 224, params, macs, top1, "torchvision, IMAGENET1K_V1")
+    return Entry(partial(SwinTransformer, features, (2, 2, depth, 2), heads), description)
+
+
+NETWORKS = catalogued(
+    _entry("swin_t", 96, 6, (3, 6, 12, 24), 28_288_354, 4_490_566_656, 81.474),
+    _entry("swin_s", 96, 18, (3, 6, 12, 24), 49_606_258, 8_740_875_264, 83.196),
+    _entry("swin_b", 128, 18, (4, 8, 16, 32), 87_768_224, 15_430_946_816, 83.582),
+)

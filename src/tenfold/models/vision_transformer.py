@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.models.entry import Description, Entry, catalogued
+from tenfold.models.images import check_ends, has_small_stem
 from tenfold.nn.attention import TransformerBlock
 from tenfold.nn.patches import PatchEmbedding
 from tenfold.nn.stochastic_depth import depth_rates
@@ -15,14 +16,15 @@ from tenfold.nn.token_merging import MergingBlock
 
 VIT = "Dosovitskiy et al., 2021, An Image is Worth 16x16 Words, arXiv:2010.11929"
 DEIT = "Touvron et al., 2021, Training data-efficient image transformers, arXiv:2012.12877"
+SMALL_PATCH = 4
 
 
 class VisionTransformer(nn.Module):
-    """(N, in_channels, image_size, image_size) -> (N, num_classes) logits, read from the class token.
+    """(N, in_channels, R, R) -> (N, num_classes) logits, read from the class token; R is `resolution`.
 
-    `image_size` must be a multiple of `patch_size`; for images of 32×32 or 28×28 give both, as image_size=32 and
-    patch_size=4. With `token_merging` = r > 0 every block merges r tokens (Bolya et al., 2022); the parameters stay
-    the same, so that the weights of a plain network fit, and r = 0 is the plain network.
+    `resolution` must be a multiple of `patch_size`; `small_stem`, unless said otherwise for a `resolution` below
+    96, makes patches of 4×4. With `token_merging` = r > 0 every block merges r tokens (Bolya et al., 2022); the
+    parameters stay the same, so that the weights of a plain network fit, and r = 0 is the plain network.
     """
 
     def __init__(
@@ -33,7 +35,8 @@ class VisionTransformer(nn.Module):
         *,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
+        resolution: int = 224,
+        small_stem: bool | None = None,
         patch_size: int = 16,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
@@ -45,7 +48,10 @@ class VisionTransformer(nn.Module):
         if token_merging < 0:
             raise ValueError(f"token_merging is the tokens merged in each block, at least 0, not {token_merging}")
         self.token_merging = token_merging
-        self.embed = PatchEmbedding(image_size, patch_size, in_channels, features)
+        if has_small_stem(resolution, small_stem):
+            patch_size = SMALL_PATCH
+        check_ends(num_classes, in_channels)
+        self.embed = PatchEmbedding(resolution, patch_size, in_channels, features)
         self.class_token = nn.Parameter(torch.zeros(1, 1, features))
         self.positions = nn.Parameter(torch.zeros(1, self.embed.side**2 + 1, features))
         block = partial(MergingBlock, r=token_merging) if token_merging else TransformerBlock
@@ -93,3 +99,32 @@ class VisionTransformer(nn.Module):
             vision[f"{ours}.mlp.fc1"] = f"{theirs}.mlp.0"
             vision[f"{ours}.mlp.fc2"] = f"{theirs}.mlp.3"
         return {"timm": timm, "torchvision": vision}
+
+
+# Size: features and heads; every size has twelve blocks.
+SIZES = {"ti": (192, 3), "s": (384, 6), "b": (768, 12)}
+DEPTH = 12
+TORCHVISION = "torchvision, IMAGENET1K_V1"
+DEIT_TABLE = "the paper, table 5"
+
+
+def _entry(
+    family: str, size: str, patch: int, params: int, macs: int, top1: float | None = None, source: str = ""
+) -> Entry:
+    features, heads = SIZES[size]
+    paper = DEIT if family == "DeiT" else VIT
+    name = f"{family.lower()}_{size}_{patch}"
+    description = Description(name, family, paper, 224, params, macs, top1, source)
+    return Entry(partial(VisionTransformer, features, DEPTH, heads, patch_size=patch), description)
+
+
+NETWORKS = catalogued(
+    _entry("ViT", "ti", 16, 5_717_416, 1_253_683_200),
+    _entry("ViT", "s", 16, 22_050_664, 4_598_882_304),
+    _entry("ViT", "s", 32, 22_878_952, 1_142_909_952),
+    _entry("ViT", "b", 16, 86_567_656, 17_563_828_224, 81.072, TORCHVISION),
+    _entry("ViT", "b", 32, 88_224_232, 4_409_186_304, 75.912, TORCHVISION),
+    _entry("DeiT", "ti", 16, 5_717_416, 1_253_683_200, 72.2, DEIT_TABLE),
+    _entry("DeiT", "s", 16, 22_050_664, 4_598_882_304, 79.9, DEIT_TABLE),
+    _entry("DeiT", "b", 16, 86_567_656, 17_563_828_224, 81.8, DEIT_TABLE),
+)

@@ -1,8 +1,8 @@
 """Weights of other libraries in our networks: a mapping by name, checked by name and shape, then copied whole.
 
-A network that can take such weights has a method `namings()`: for each source ("timm", "torchvision", …) our module
-names and what that source calls them. Modules not named keep their names. Parameters and buffers have the same
-leaf names everywhere (`weight`, `bias`, `running_mean`, …).
+A network that can take such weights has a method `namings()`: for each source ("timm", "torchvision", …) our names
+of modules, or of single parameters, and what that source calls them. What is not named keeps its name, and so do the
+parameters and buffers of a renamed module (`weight`, `bias`, `running_mean`, …).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from tenfold.errors import NetworkError
 
-Naming = Mapping[str, str]  # our module -> its name in the source
+Naming = Mapping[str, str]  # our module or parameter -> its name in the source
 
-# A counter of training batches that inference never reads; checkpoints older than PyTorch 0.4.1 lack it.
-OPTIONAL = "num_batches_tracked"
+# What follows from the architecture, and inference reads from nowhere else: a counter of training batches that
+# checkpoints older than PyTorch 0.4.1 lack, and Swin's tables, which some versions of its authors' code stored.
+OPTIONAL = ("num_batches_tracked", "relative_position_index", "attn_mask")
 SHOWN = 3  # names in a summary of what is missing
 
 
@@ -26,7 +27,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     """Copy `state` (ours, or of a source that the network's `namings` know) into `model`; returns the source.
 
     All or nothing: raises `NetworkError` with a summary of missing and unexpected names and of shapes that differ,
-    and leaves the network as it was. A 1×1 convolution takes the weights of a linear layer and the other way round.
+    and leaves the network as it was. A linear layer takes the weights of the convolution that it equals on a map of
+    the kernel's size, and the other way round.
     What a state dict does not carry must be asked of `create`: batch norm's epsilon, the padding convention.
     """
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -48,7 +50,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     differing = [
         f"{ours} is {_shape(own[ours])}, given {_shape(value)}"
         for ours, value in found.items()
-        if _core(own[ours]) != _core(value)
+        if not _same_numbers(own[ours], value)
     ]
     problems = [
         _summary("missing", missing),
@@ -67,17 +69,24 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
 
 
 def _renamed(name: str, naming: Naming) -> str:
-    """The source's name of a tensor: the longest named module that holds it is replaced."""
+    """The source's name of a tensor: its own new name, or that of the longest named module that holds it."""
     parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
+    for end in range(len(parts), 0, -1):
         module = ".".join(parts[:end])
         if module in naming:
             return ".".join([naming[module], *parts[end:]])
     return name
 
 
+def _same_numbers(own: Tensor, given: Tensor) -> bool:
+    """True for equal shapes but for trailing ones, and for a matrix beside a kernel that is one when flattened."""
+    if own.dim() != given.dim() and 2 in (own.dim(), given.dim()) and min(own.dim(), given.dim()) > 1:
+        own, given = own.flatten(1), given.flatten(1)
+    return _core(own) == _core(given)
+
+
 def _core(tensor: Tensor) -> tuple[int, ...]:
-    """The shape without trailing ones: what a 1×1 convolution and a linear layer have in common."""
+    """The shape without trailing ones."""
     shape = tuple(tensor.shape)
     while shape and shape[-1] == 1:
         shape = shape[:-1]

@@ -15,21 +15,21 @@ class PatchEmbedding(nn.Module):
     P²·Cin·C multiply-accumulates a patch, which is Cin·C·S² in all.
     """
 
-    def __init__(self, image_size: int, patch_size: int, in_channels: int, features: int) -> None:
+    def __init__(self, resolution: int, patch_size: int, in_channels: int, features: int) -> None:
         super().__init__()
-        if patch_size < 1 or image_size < patch_size or image_size % patch_size:
+        if patch_size < 1 or resolution < patch_size or resolution % patch_size:
             raise ValueError(
-                f"image_size {image_size} must be a multiple of patch_size {patch_size}: change one of them"
+                f"resolution {resolution} must be a multiple of patch_size {patch_size}: change one of them"
             )
-        self.image_size = image_size
-        self.side = image_size // patch_size  # patches in a row, and rows
+        self.resolution = resolution
+        self.side = resolution // patch_size  # patches in a row, and rows
         self.proj = nn.Conv2d(in_channels, features, patch_size, patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2] != self.image_size or x.shape[-1] != self.image_size:
+        if x.shape[-2] != self.resolution or x.shape[-1] != self.resolution:
             raise NetworkError(
-                f"the network was built for images of {self.image_size}×{self.image_size}, not "
-                f"{x.shape[-2]}×{x.shape[-1]}: resize them, or build it with another image_size"
+                f"the network was built for images of {self.resolution}×{self.resolution}, not "
+                f"{x.shape[-2]}×{x.shape[-1]}: resize them, or build it with that resolution"
             )
         return self.proj(x).flatten(2).transpose(1, 2)
 
