@@ -29,8 +29,8 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step)) ** steps
         mine, its = [a for a, _ in self._floats], [b for _, b in self._floats]
         torch._foreach_lerp_(mine, its, 1 - decay)
-        for kept, value in self._others:
-            kept.copy_(value)
+        if self._others:
+            torch._foreach_copy_([a for a, _ in self._others], [b for _, b in self._others])
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

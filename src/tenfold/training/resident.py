@@ -83,7 +83,9 @@ class ResidentImages:
         return self._normalised(pixels).permute(0, 3, 1, 2), self.labels[index]
 
     def _normalised(self, values: Tensor) -> Tensor:
-        return values if self.scale is None else values.float() * self.scale - self.shift
+        return (
+            values if self.scale is None else values * self.scale - self.shift
+        )  # bytes times floats are floats, in one pass
 
     def _mean_byte(self, inputs: Tensor) -> Tensor:
         """The stored value (C,) that comes out nearest to 0: padding is of the mean colour."""
