@@ -86,7 +86,7 @@ JOBS: dict[str, Job] = {
     ),
     "vit_ti": Job(
         "vit_ti_16",
-        {"image_size": SIDE, "patch_size": 4},
+        {"resolution": SIDE, "patch_size": 4},
         replace(
             training_recipe("vit-small-data"),
             batch_size=256,

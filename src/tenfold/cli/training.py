@@ -24,7 +24,7 @@ def train(
         str,
         typer.Argument(
             metavar="NETWORK",
-            help="an architecture by name (resnet20, …), or package.module:factory, timm:NAME, hf:NAME, zoo:NAME, "
+            help="an architecture by name (resnet20, mobilenet_v2, …), or package.module:factory, timm:NAME, hf:NAME, zoo:NAME, "
             "or the folder of a saved network, whose weights are then where it starts",
         ),
     ],
@@ -62,7 +62,7 @@ def train(
     place = device_for(device)
     with starting("reading the network and the data"):
         splits = load_data(data, image_size=image_size)
-        model = network_for(network, splits, seed, base)
+        model = network_for(network, splits, chosen.stochastic_depth, seed, base)
     try:
         with Progress(err) as report:
             result = run(
@@ -107,12 +107,16 @@ def device_for(name: str | None) -> str:
     return name
 
 
-def network_for(spec: str, splits: Splits, seed: int, base: str | None) -> nn.Module:
-    """The network named: an architecture with the data's channels and classes and weights from `seed`, or any other."""
+def network_for(spec: str, splits: Splits, depth: float, seed: int, base: str | None) -> nn.Module:
+    """The network named: any that has weights, or an architecture for the data's images and classes.
+
+    An architecture gets random weights from `seed`, and modules to drop its branches by if `depth`, the chance of
+    stochastic depth, is above 0.
+    """
     import torch
 
     from tenfold.compress import load_network
-    from tenfold.models import create, names
+    from tenfold.models import create, names, options
 
     if spec not in names():
         return load_network(spec, base)[0]
@@ -120,7 +124,13 @@ def network_for(spec: str, splits: Splits, seed: int, base: str | None) -> nn.Mo
     known = splits.train.known_targets
     if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
         raise DataError(f"{spec} takes images (C, H, W), and the data holds something else")
+    channels, height, width = inputs.shape[1:]
     classes = len(splits.classes) or 1 + int((labels if known is None else known).max())
+    chosen = {"num_classes": classes, "in_channels": channels}
+    if "resolution" in options(spec) and height == width:
+        chosen["resolution"] = height
+    if depth and "drop_path" in options(spec):
+        chosen["drop_path"] = depth
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create(spec, num_classes=classes, in_channels=inputs.shape[1])
+        return create(spec, **chosen)

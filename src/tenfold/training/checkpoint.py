@@ -112,11 +112,11 @@ def load_optimizer(
         if name not in parameters:
             raise NetworkError(f"{source} is of another network; unexpected: the state of {name}")
         parameter = parameters[name]
-        on_device = value.ndim > 0 or any(group.get("fused") for group in rule.param_groups)
         if value.ndim > 0:
             placed = torch.empty_like(parameter).copy_(value)  # in the parameter's memory format
         else:
-            placed = value.to(parameter.device) if on_device else value
+            fused = any(group.get("fused") for group in rule.param_groups)
+            placed = value.to(parameter.device if fused else "cpu", copy=True)
         rule.state[parameter][entry] = placed
 
 
