@@ -4,11 +4,10 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from tenfold.models import create
 from tenfold.training import Augmentation, Precision, Sgd, TrainingRecipe, train
 from tenfold.training.checkpoint import CHECKPOINT, read_checkpoint
 from tenfold.training.recipes import Arithmetic
+from tenfold.training.stepper import Stepper
 
 RECIPE = TrainingRecipe(
     epochs=6,
@@ -91,19 +91,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_other_ones() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
 
 
-class Stopped(Exception):
-    """Raised from within a run, as a lost machine would end it."""
-
-
-@pytest.mark.parametrize("step", [20, 21, 35])
-def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(
-    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = network()
-    expected = train(whole, splits(), RECIPE, seed=3)
-
-    from tenfold.training.stepper import Stepper
-
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Have Ctrl-C come in the middle of this step."""
     taken, plain = 0, Stepper.__call__
 
     def interrupting(self: Stepper, index: torch.Tensor, rate: float) -> None:
@@ -114,6 +103,16 @@ def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(
         plain(self, index, rate)
 
     monkeypatch.setattr(Stepper, "__call__", interrupting)
+
+
+@pytest.mark.parametrize("step", [20, 21, 35])
+def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = network()
+    expected = train(whole, splits(), RECIPE, seed=3)
+
+    interrupt_at(monkeypatch, step)
     with pytest.raises(KeyboardInterrupt):
         train(network(), splits(), RECIPE, seed=3, folder=tmp_path)
     monkeypatch.undo()
@@ -139,8 +138,8 @@ def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_loaded(tmp_pa
         train(other, splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
     assert all(torch.equal(a, b) for a, b in zip(before, weights(other), strict=True))
     wider = network()
-    wider[6] = nn.Linear(128, 4)
-    with pytest.raises(NetworkError, match=r"other shapes: 6\.bias is \(3,\), here \(4,\)"):
+    wider[0] = nn.Conv2d(1, 8, 5, padding=2)
+    with pytest.raises(NetworkError, match=r"other shapes: 0\.weight is \(8, 1, 3, 3\), here \(8, 1, 5, 5\)"):
         train(wider, splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
 
 
@@ -208,19 +207,9 @@ def test_precision_of_a_run_that_goes_on_is_that_of_its_checkpoint(
     assert first.precision == again.precision == "fp32, channels last"
 
 
-DATA = """
-import torch
-from tests_stripes import stripes
-def data():
-    return (stripes(96, 0), stripes(30, 1), stripes(30, 2))
-"""
-
-
 def test_the_command_trains_a_network_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import numpy as np
-
     pixels, labels = stripes(150, 0)
     bytes_ = (80 * pixels[:, 0] + 100).clamp(0, 255).byte().numpy()
     np.savez(tmp_path / "stripes.npz", images=bytes_, labels=labels.numpy())
@@ -258,23 +247,15 @@ def test_the_command_trains_a_network_by_name(
         assert message in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
-    script = (
-        "import os, signal, threading, sys\n"
-        "from tenfold.cli import main\n"
-        "threading.Timer(0.0, lambda: None)\n"
-        "from tenfold.training.stepper import Stepper\n"
-        "plain = Stepper.__call__\n"
-        "def step(self, index, rate):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    plain(self, index, rate)\n"
-        "Stepper.__call__ = step\n"
-        "main(['train', 'resnet20', '--data', 'tenfold.data:fashion_mnist', '--epochs', '1', '--out', sys.argv[1],"
-        " '--device', 'cpu'])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 130, done.stderr
-    assert "--resume" in done.stderr
-    assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] == 1
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at(monkeypatch, 2)
+    (tmp_path / "short.yaml").write_text(RECIPE.to_yaml())
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "resnet20", "--data", "tenfold.data:fashion_mnist", "--recipe", "short.yaml"]
+    with pytest.raises(SystemExit) as leaving:
+        main([*arguments, "--out", "run", "--device", "cpu"])
+    assert leaving.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+    assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] == 2

@@ -126,7 +126,7 @@ def network_for(spec: str, splits: Splits, depth: float, seed: int, base: str | 
         raise DataError(f"{spec} takes images (C, H, W), and the data holds something else")
     channels, height, width = inputs.shape[1:]
     classes = len(splits.classes) or 1 + int((labels if known is None else known).max())
-    chosen = {"num_classes": classes, "in_channels": channels}
+    chosen: dict[str, float] = {"num_classes": classes, "in_channels": channels}
     if "resolution" in options(spec) and height == width:
         chosen["resolution"] = height
     if depth and "drop_path" in options(spec):

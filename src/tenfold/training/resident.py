@@ -6,6 +6,7 @@ Shapes: N examples, B of a batch, C channels, H × W pixels, p pixels of padding
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,17 +90,15 @@ class ResidentImages:
 
     def _mean_byte(self, inputs: Tensor) -> Tensor:
         """The stored value (C,) that comes out nearest to 0: padding is of the mean colour."""
-        if self.scale is None or self.shift is None:
+        if self.scale is None:
             return torch.zeros(inputs.shape[1])
         return (self.shift / self.scale).cpu().round().clamp(0, 255).expand(inputs.shape[1])
 
 
-def _constants(
-    scaling: Scaling | None, inputs: Tensor, device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    """x·scale − shift is the normalised value of a byte x, by channel (the last dimension); None for floats."""
+def _constants(scaling: Scaling | None, inputs: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor]:
+    """x·scale − shift is the normalised value of a byte x, by channel (the last dimension); no scale for floats."""
     if scaling is None:
-        return None, None
+        return None, torch.zeros(1, device=device)
     mean, std = scaling.mean or (0.0,), scaling.std or (1.0,)
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, inputs.shape[1]):
@@ -124,7 +123,8 @@ def _in_memory(split: Split, name: str) -> tuple[Tensor, Tensor, Scaling | None]
     if split.stacked is not None:
         inputs, labels = split.stacked
         return _single(inputs, name), labels, None
-    dataset, chosen = split.dataset, None
+    dataset: Any = split.dataset
+    chosen: Tensor | None = None
     if isinstance(dataset, Subset):
         dataset, chosen = dataset.dataset, torch.as_tensor(dataset.indices, dtype=torch.long)
     if isinstance(dataset, ByteImages):

@@ -41,10 +41,14 @@ class Stepper:
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.augmenter = Augmenter(recipe.augmentation, self.device)
         self.rate = torch.tensor(0.0, device=self.device)
-        self.rule = recipe.optimizer.build(self.trained, **self._rule_options())
+        # On a GPU the update is one fused kernel that reads the learning rate from the device.
+        on_gpu = self.device.type == "cuda"
+        self.rule = recipe.optimizer.build(
+            self.trained, learning_rate=self.rate if on_gpu else None, fused=on_gpu
+        )
         self.loss = torch.zeros((), device=self.device)
         self.index = torch.zeros(batch_size, dtype=torch.long, device=self.device)
-        self._capturing = graph and self.device.type == "cuda"
+        self._capturing = graph and on_gpu
         self._eager_steps = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -82,10 +86,10 @@ class Stepper:
         with torch.no_grad():
             images, labels = self.data.varied(self.index, self.recipe.augmentation.flip)
             images, share = self.augmenter(images)
-            images = self.precision.inputs(images, self.device)
+            inputs = self.precision.inputs(images, self.device)
         self.rule.zero_grad(set_to_none=True)
         with self.precision.arithmetic(self.device):
-            outputs = self.forward(images)
+            outputs = self.forward(inputs)
         loss = mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
         loss.backward()
         if self.recipe.clip is not None:
@@ -108,10 +112,6 @@ class Stepper:
         with torch.cuda.graph(graph):
             self._step()
         self._graph = graph
-
-    def _rule_options(self) -> dict[str, object]:
-        """On a GPU the update is one fused kernel that reads the learning rate from the device."""
-        return {"learning_rate": self.rate, "fused": True} if self.device.type == "cuda" else {}
 
 
 def mixed_loss(outputs: Tensor, labels: Tensor, share: Tensor | None, smoothing: float) -> Tensor:

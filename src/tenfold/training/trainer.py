@@ -299,15 +299,14 @@ class _Run:
         """Raise `NetworkError` where a loss was not finite."""
         self._drain()
         if not math.isfinite(self.loss_sum):
-            kept = f"; {self.folder / CHECKPOINT} holds the last good state" if self._has_checkpoint() else ""
+            kept = ""
+            if self.folder is not None and (self.folder / CHECKPOINT).exists():
+                kept = f"; {self.folder / CHECKPOINT} holds the last good state"
             raise NetworkError(
                 f"training diverged: the loss is {self.loss_sum} by step {self.clock.step} "
                 f"(epoch {self.clock.step / self.per_epoch:.1f}) with learning rate "
                 f"{self.recipe.optimizer.learning_rate:g}; give a lower learning rate{kept}"
             )
-
-    def _has_checkpoint(self) -> bool:
-        return self.folder is not None and (self.folder / CHECKPOINT).exists()
 
     def _read(self, progress: Progress) -> None:
         """Look at the loss and the clock, tell the progress, and have the network compiled if that will pay."""
