@@ -228,7 +228,7 @@ def train_one(options: argparse.Namespace) -> None:
 
     from tenfold.data.cifar10 import cifar10
     from tenfold.training import train
-    from tenfold.training.trainer import write_weights
+    from tenfold.training.checkpoint import write_weights
 
     name = options.networks[0]
     job = JOBS[name]

@@ -149,8 +149,10 @@ def test_a_folder_in_use_another_recipe_and_no_checkpoint_are_refused(tmp_path: 
     finished(tmp_path)
     with pytest.raises(OutputError, match="--resume"):
         finished(tmp_path)
+    untouched = network(4)
     with pytest.raises(OutputError, match=r"another run .different recipe"):
-        train(network(), splits(), RECIPE, folder=tmp_path, resume=True)
+        train(untouched, splits(), RECIPE, folder=tmp_path, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(untouched), weights(network(4)), strict=True))
     with pytest.raises(OutputError, match="different seed"):
         train(network(), splits(), replace(RECIPE, epochs=1), seed=1, folder=tmp_path, resume=True)
     with pytest.raises(OutputError, match="different train"):

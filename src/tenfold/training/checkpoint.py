@@ -67,28 +67,40 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-@torch.no_grad()
-def load_weights(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
-    """Copy `stored` into the model's tensors, all of them or, where names or shapes differ, none (`NetworkError`)."""
+def write_weights(model: nn.Module, path: Path, *, half: bool = False) -> None:
+    """The network's state dict as safetensors; `half` stores floating-point tensors in fp16."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    stored = {
+        name: (t.half() if half and t.is_floating_point() else t).contiguous().clone()
+        for name, t in state.items()
+    }
+    with written(path) as temporary:
+        save_file(stored, temporary)
+
+
+def require_fit(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
+    """Raise a `NetworkError` that sums up what differs, unless `stored` has the model's names and shapes."""
     own = model.state_dict(keep_vars=True)
     missing, unexpected = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(stored[name].shape)}, here {tuple(own[name].shape)}"
-        for name in own.keys() & stored.keys()
+        for name in sorted(own.keys() & stored.keys())
         if own[name].shape != stored[name].shape
     ]
     found = [
         f"{what} {_few(names)}"
-        for what, names in (
-            ("missing:", missing),
-            ("unexpected:", unexpected),
-            ("other shapes:", sorted(shapes)),
-        )
+        for what, names in (("missing:", missing), ("unexpected:", unexpected), ("other shapes:", shapes))
         if names
     ]
     if found:
         raise NetworkError(f"{source} is of another network; {'; '.join(found)}")
-    for name, tensor in own.items():
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
+    """Copy `stored` into the model's own tensors: all of them, or none and a `NetworkError`."""
+    require_fit(model, stored, source)
+    for name, tensor in model.state_dict(keep_vars=True).items():
         tensor.copy_(stored[name])
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tenfold.cost import Interval, wilson_interval
 from tenfold.data import Split, Splits, Task, check_task
 from tenfold.errors import NetworkError, OutputError
-from tenfold.files import write_json, write_text, written
+from tenfold.files import write_json, write_text
 from tenfold.training.average import WeightAverage
 from tenfold.training.checkpoint import (
     CHECKPOINT,
@@ -30,9 +28,12 @@ from tenfold.training.checkpoint import (
     part,
     prefixed,
     read_checkpoint,
+    require_fit,
     write_checkpoint,
+    write_weights,
 )
 from tenfold.training.depth import stochastic_depth
+from tenfold.training.interruption import interruption
 from tenfold.training.loop import Clock, Progress
 from tenfold.training.outputs import fingerprint
 from tenfold.training.precision import Precision, fastest_precision, plain_layout
@@ -87,7 +88,7 @@ def train(
         run = _Run(task, recipe, name, seconds, device, seed, folder, graph, precision)
         if found is not None:
             run.restore(*found)
-        with stochastic_depth(run.model, recipe.stochastic_depth), _interruption() as interrupted:
+        with stochastic_depth(run.model, recipe.stochastic_depth), interruption() as interrupted:
             run.go(interrupted, progress)
         return run.finish()
 
@@ -243,12 +244,13 @@ class _Run:
         """Take over a checkpoint; `NetworkError` or `OutputError` where it is not of this run, and nothing changed."""
         assert self.folder is not None
         source = str(self.folder / CHECKPOINT)
-        load_weights(self.model, part(tensors, "model"), source)
+        require_fit(self.model, part(tensors, "model"), source)
         changed = [key for key in self.identity if facts["identity"].get(key) != self.identity[key]]
         if changed:
             raise OutputError(
                 f"{source} is of another run (different {', '.join(changed)}): name another folder, or ask for the same"
             )
+        load_weights(self.model, part(tensors, "model"), source)
         load_optimizer(self.stepper.rule, self.model, part(tensors, "optimizer"), source)
         if self.average is not None:
             load_weights(self.average.model, part(tensors, "average"), source)
@@ -355,17 +357,6 @@ class _Run:
         return wilson_interval(right_answers(self.task.model, data, layout), len(data))
 
 
-def write_weights(model: nn.Module, path: Path, *, half: bool = False) -> None:
-    """The network's state dict as safetensors; `half` stores floating-point tensors in fp16."""
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    stored = {
-        name: (t.half() if half and t.is_floating_point() else t).contiguous().clone()
-        for name, t in state.items()
-    }
-    with written(path) as temporary:
-        save_file(stored, temporary)
-
-
 def _found(folder: Path | None, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The checkpoint to go on from, read before any work; a folder in use is refused."""
     if folder is None:
@@ -402,29 +393,6 @@ def _deterministic_choices(device: torch.device, seed: int) -> Iterator[None]:
             yield
         finally:
             torch.backends.cudnn.benchmark = before
-
-
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step is never left half done; a second Ctrl-C ends the program at once.
-
-    Outside the main thread, which alone may handle signals, the event stays unset.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before: Callable[..., Any] | int | None = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _duration(seconds: float) -> str:
