@@ -1,4 +1,4 @@
-"""Training loops: teaching from labels or from a teacher, fast on a processor, bounded in time."""
+"""Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
 from tenfold.training.augmentation import Augmentation
 from tenfold.training.faithfulness import faithful_views

@@ -318,10 +318,11 @@ class _Run:
             step, then = self.mark
             self.rates.append((self.clock.step - step) * self.batch_size / (now - then))
         self.mark = (self.clock.step, now) if self.stepper.settled else None
-        left = self._seconds_left()
+        done = max(self.clock.done(), 1e-9)
+        left = self.clock.elapsed() * (1 - done) / done
         accuracy = f", validation {100 * self.curve[-1].accuracy:.2f}%" if self.curve else ""
         progress(
-            self.clock.done(),
+            done,
             f"epoch {self.clock.step / self.per_epoch:.1f} of {self.recipe.epochs:g}, "
             f"loss {self.loss_sum / max(1, self.loss_steps):.4f}{accuracy}, {_duration(left)} left",
         )
@@ -329,10 +330,6 @@ class _Run:
         if automatic and not self.compiled and self.rates and left > COMPILE_SECONDS:
             self.compiled, self.mark, self.rates = True, None, []
             self.stepper.compile()
-
-    def _seconds_left(self) -> float:
-        done = max(self.clock.done(), 1e-9)
-        return self.clock.elapsed() * (1 - done) / done
 
     def _evaluate(self, learning_rate: float) -> None:
         """Add a point to the curve."""
