@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.common import print_table, write_result
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.common import print_table, write_result
 from tenfold.cost import wilson_interval
 from tenfold.models import named_network, zoo_card, zoo_names
 
@@ -62,7 +62,9 @@ def answers(network: nn.Module, images: list[Image.Image], prepare: Any) -> Iter
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--result", type=Path, default=HERE / "photos.json")
     options = parser.parse_args()
     folder = os.environ.get("TENFOLD_DATA")

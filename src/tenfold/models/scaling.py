@@ -9,8 +9,8 @@ The published B1 to B7 come from a table beside this rule, not from it: `create(
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,8 @@ from tenfold.errors import NetworkError
 from tenfold.models.catalogue import create, describe, options
 from tenfold.models.mobile_plan import SMALL
 
-HIGHEST_PHI = 16.0  # where `scale_to` stops looking; the largest published network, B7, is at about 7
-PHI_STEPS = 24  # halvings of that range: finer than one pixel or one group of channels
+MOST_GROWTH = 2.0**10  # `scale_to` looks no further; B7 costs 100 times what B0 does
+FINEST_PHI = 2e-3  # two φ closer than this are one: finer than one block, group of channels or pixel
 
 
 @dataclass(frozen=True)
@@ -134,30 +134,22 @@ def scale_to(base: str, macs: float, rule: Rule = COMPOUND, **chosen: Any) -> Sc
 
     if rule.growth == 1:
         raise NetworkError("a rule of 1, 1, 1 scales nothing: one of alpha, beta and gamma must be above 1")
-    highest = HIGHEST_PHI * math.log(2) / math.log(rule.growth)
-    low, high = at(0.0), None
-    if macs < low.macs:
-        raise NetworkError(f"{base} has {low.macs:,} multiply-adds already, more than the {macs:,.0f} asked")
-    if macs > low.macs * 2**HIGHEST_PHI:
-        raise NetworkError(f"{macs:,.0f} multiply-adds are over {2**HIGHEST_PHI:,.0f} times those of {base}")
-    # Counted multiply-adds never fall as φ grows (all roundings are monotone): first above, then halve.
-    reach = 1.0
-    while high is None:
-        candidate = at(min(reach, highest))
-        if candidate.macs >= macs or reach >= highest:
-            high = candidate
-        else:
-            low, reach = candidate, reach * 2
-    for _ in range(PHI_STEPS):
-        if low.macs == macs:
-            return low
+    low = at(0.0)
+    if not low.macs <= macs <= low.macs * MOST_GROWTH:
+        raise NetworkError(
+            f"{base} has {low.macs:,} multiply-adds: {macs:,.0f} are less, or over {MOST_GROWTH:g} times more"
+        )
+    # Counted multiply-adds never fall as φ grows, since every rounding is monotone: enclose the φ, then halve.
+    step = math.log(macs / low.macs) / math.log(rule.growth) + FINEST_PHI
+    high = at(step)
+    while high.macs < macs:
+        low, high = high, at(high.phi + step)
+    while high.phi - low.phi > FINEST_PHI and macs not in (low.macs, high.macs):
         middle = at((low.phi + high.phi) / 2)
         if middle.macs < macs:
             low = middle
         else:
             high = middle
-        if low.counts == high.counts:
-            break
     return min(low, high, key=lambda scaled: abs(scaled.macs - macs))
 
 
@@ -216,42 +208,78 @@ def search_rule(
 ) -> RuleSearch:
     """Grid search for α, β, γ at φ = 1 (section 3.3 of the paper): which best spends `growth` times the cost?
 
-    β and γ take the values 1, 1 + `step`, …; α is what is left of `growth`. Points whose counted multiply-adds miss
+    α and β take the values 1, 1 + `step`, …; γ follows from the cost. Points whose counted multiply-adds miss
     `growth` times those of `base` by more than `tolerance` (a share) are left out, as are those that round to the
     same network; of the others `points` are taken that lie far apart. `evaluate` trains a network and returns its
     score, higher is better. Raises `NetworkError` before anything is trained if the grid holds too few points.
     """
     if points < FEWEST_POINTS:
         raise NetworkError(f"a grid search needs at least {FEWEST_POINTS} points, not {points}")
-    if not (growth > 1 and step > 0):
-        raise NetworkError(f"growth must be above 1 and step above 0, not {growth} and {step}")
-    base_macs = scale(base, 0.0, **chosen).macs
-    grid = rule_grid(base, base_macs, growth, tolerance, step, chosen)
+    if not (growth > 1 and step > 0 and 0 < tolerance < 1):
+        raise NetworkError(
+            f"growth must be above 1, step above 0, tolerance between: {growth}, {step}, {tolerance}"
+        )
+    start = scale(base, 0.0, **chosen)
+    grid = rule_grid(start, growth, tolerance, step)
     if len(grid) < points:
         raise NetworkError(
             f"only {len(grid)} distinct networks cost {growth:g} times {base} within {100 * tolerance:g}%; "
             f"{points} are needed: raise tolerance or lower step"
         )
     trials = tuple(Trial(scaled, float(evaluate(scaled))) for scaled in spread(grid, points))
-    return RuleSearch(base, base_macs, trials)
+    return RuleSearch(base, start.macs, trials)
 
 
-def rule_grid(
-    base: str, base_macs: int, growth: float, tolerance: float, step: float, chosen: dict[str, Any]
-) -> list[Scaled]:
-    """The distinct networks at φ = 1 whose counted multiply-adds are `growth` times `base_macs`, within tolerance."""
-    most = math.sqrt(growth)
-    factors = [1 + index * step for index in range(math.floor((most - 1) / step + 1e-9) + 1)]
-    found: dict[tuple[int, int, int], Scaled] = {}
-    for beta in factors:
-        for gamma in factors:
-            alpha = growth / (beta * gamma) ** 2
-            if alpha < 1:
+def rule_grid(start: Scaled, growth: float, tolerance: float, step: float) -> list[Scaled]:
+    """The distinct networks at φ = 1 whose counted multiply-adds are `growth` times those of `start`, or nearly.
+
+    Rounding makes real costs jump: one block more in each stage can be half of a network, and a pixel more in the
+    input a whole row in every stage. So γ is not taken from α·β²·γ² but from counted costs.
+    """
+    wanted = growth * start.macs
+    found: dict[tuple[int, int], Scaled] = {}
+    seen: set[int] = set()
+    for alpha in _factors(growth, step):
+        for beta in _factors(math.sqrt(growth), step):
+            same_size = _grown(start, alpha, beta, 1.0)
+            if same_size.params in seen:
                 continue
-            scaled = scale(base, 1.0, alpha, beta, gamma, **chosen)
-            if abs(scaled.macs / (growth * base_macs) - 1) <= tolerance:
-                found.setdefault((scaled.params, scaled.macs, scaled.resolution), scaled)
+            seen.add(same_size.params)
+            if same_size.macs > (1 + tolerance) * wanted:
+                break  # wider ones cost more still
+            for scaled in _resized(start, same_size, wanted):
+                if abs(scaled.macs / wanted - 1) <= tolerance:
+                    found.setdefault((scaled.params, scaled.resolution), scaled)
+                    break
     return list(found.values())
+
+
+def _factors(most: float, step: float) -> list[float]:
+    return [1 + index * step for index in range(math.floor((most - 1) / step + 1e-9) + 1)]
+
+
+def _grown(start: Scaled, alpha: float, beta: float, gamma: float) -> Scaled:
+    """`start` at φ = 1 of a rule."""
+    return replace(
+        start,
+        phi=1.0,
+        rule=Rule(alpha, beta, gamma),
+        depth=start.depth * alpha,
+        width=start.width * beta,
+        resolution=round(start.resolution * gamma),
+    )
+
+
+def _resized(start: Scaled, same_size: Scaled, wanted: float) -> Iterator[Scaled]:
+    """Networks as deep and wide as `same_size` whose resolutions should cost about `wanted`, likeliest first.
+
+    Multiples of 8 are tried too: with other sides, strides round up and cost more than the square of the side.
+    """
+    side = start.resolution * max(1.0, math.sqrt(wanted / same_size.macs))
+    for resolution in dict.fromkeys((round(side), int(side // 8) * 8, int(side // 8) * 8 + 8)):
+        if resolution >= start.resolution:
+            rule = same_size.rule
+            yield _grown(start, rule.alpha, rule.beta, resolution / start.resolution)
 
 
 def spread(grid: list[Scaled], points: int) -> list[Scaled]:
