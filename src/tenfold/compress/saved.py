@@ -1,6 +1,7 @@
 """Saving and loading changed networks: a folder with `structure.json` and `weights.safetensors`, and no pickle.
 
-A file names its base as `zoo:`, `timm:` or `hf:`, or not at all; then the caller hands it in:
+A file names its base as `zoo:`, `timm:`, `hf:` or an architecture of ours, or not at all; then the caller hands
+it in:
 `load(folder, base=factory)`. Loading repeats the structural change of every step and puts the weights in.
 """
 
