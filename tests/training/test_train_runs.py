@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tenfold.cli import main
+from tenfold.compress import load
 from tenfold.cost import wilson_interval
 from tenfold.data import Splits
 from tenfold.errors import DataError, NetworkError, OutputError
@@ -238,6 +239,8 @@ def test_the_command_trains_a_network_by_name(
     create("resnet20", num_classes=3, in_channels=1).load_state_dict(
         load_file(tmp_path / "run/weights.safetensors")
     )
+    loaded = load(tmp_path / "run" / "network")
+    assert torch.equal(loaded.conv1.weight, load_file(tmp_path / "run/weights.safetensors")["conv1.weight"])
     for extra, message in (
         ([], "--resume"),
         (["--recipe", "cifr"], "did you mean 'cifar'"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from tenfold.data import Splits
 
-CURVE = "curve.png"
+CURVE, NETWORK = "curve.png", "network"
 
 
 def train(
@@ -53,6 +54,7 @@ def train(
         )
     seconds = None if time is None else quantities.seconds(time)
     with starting("loading PyTorch"):
+        from tenfold.compress import save
         from tenfold.data import load_data
         from tenfold.report import learning_curves
         from tenfold.search.console import Console as Progress
@@ -62,7 +64,7 @@ def train(
     place = device_for(device)
     with starting("reading the network and the data"):
         splits = load_data(data, image_size=image_size)
-        model = network_for(network, splits, chosen.stochastic_depth, seed, base)
+        model, named = network_for(network, splits, chosen.stochastic_depth, seed, base)
     try:
         with Progress(err) as report:
             result = run(
@@ -84,6 +86,9 @@ def train(
         raise
     out.print(result.summary(), soft_wrap=True, markup=False, highlight=False)
     written = [folder / "weights.safetensors", folder / "result.json"]
+    if named is not None:
+        example = splits.train.select([0])[0]
+        written.append(save(folder / NETWORK, model.cpu(), (), inputs=example, base=named, overwrite=True))
     try:
         learning_curves({network: result.to_json()["curve"]}, folder / CURVE)
         written.append(folder / CURVE)
@@ -107,30 +112,36 @@ def device_for(name: str | None) -> str:
     return name
 
 
-def network_for(spec: str, splits: Splits, depth: float, seed: int, base: str | None) -> nn.Module:
-    """The network named: any that has weights, or an architecture for the data's images and classes.
+def network_for(
+    spec: str, splits: Splits, depth: float, seed: int, base: str | None
+) -> tuple[nn.Module, str | None]:
+    """The network named, and the name that a file may hold for it: any with weights, or an architecture for the data.
 
-    An architecture gets random weights from `seed`, and modules to drop its branches by if `depth`, the chance of
-    stochastic depth, is above 0.
+    An architecture (`NAME` or `NAME?option=value&…`) gets the data's classes, channels and side, random weights from
+    `seed`, and modules to drop its branches by if `depth`, the chance of stochastic depth, is above 0.
     """
     import torch
 
     from tenfold.compress import load_network
     from tenfold.models import create, names, options
+    from tenfold.models.external import parsed
 
-    if spec not in names():
-        return load_network(spec, base)[0]
+    if spec.partition("?")[0] not in names():
+        return load_network(spec, base)
+    name, given = parsed(spec)
     inputs, labels = splits.train.select([0])
     known = splits.train.known_targets
     if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
-        raise DataError(f"{spec} takes images (C, H, W), and the data holds something else")
+        raise DataError(f"{name} takes images (C, H, W), and the data holds something else")
     channels, height, width = inputs.shape[1:]
     classes = len(splits.classes) or 1 + int((labels if known is None else known).max())
-    chosen: dict[str, float] = {"num_classes": classes, "in_channels": channels}
-    if "resolution" in options(spec) and height == width:
+    chosen: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
+    if "resolution" in options(name) and height == width:
         chosen["resolution"] = height
-    if depth and "drop_path" in options(spec):
+    if depth and "drop_path" in options(name):
         chosen["drop_path"] = depth
+    chosen |= given
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return create(spec, **chosen)
+        made = create(name, **chosen)
+    return made, f"{name}?" + "&".join(f"{key}={json.dumps(value)}" for key, value in chosen.items())
