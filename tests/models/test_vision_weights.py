@@ -134,8 +134,8 @@ VitSmall = partial(VisionTransformer, 48, 2, 3, resolution=32, small_stem=False,
 # name: ours, theirs, side of the images, source
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], int, str]] = {
     "resnet with basic blocks, torchvision": (
-        lambda: ResNet(BasicBlock, (1, 1, 2, 1), num_classes=7),
-        lambda: vision_resnet("BasicBlock", [1, 1, 2, 1]),
+        lambda: ResNet(BasicBlock, (1, 1, 1, 1), num_classes=7),
+        lambda: vision_resnet("BasicBlock", [1, 1, 1, 1]),
         64,
         "torchvision or timm",
     ),
@@ -154,7 +154,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], int, st
     "vgg, timm": (
         lambda: VGG(hidden=16, num_classes=7),
         timm_vgg,
-        64,
+        32,
         "timm",
     ),
     "convnext, torchvision": (ConvNeXtSmall, vision_convnext, 64, "torchvision"),
@@ -228,7 +228,9 @@ def test_every_name_of_timm_finds_its_place(ours: str, theirs: str) -> None:
 def test_weights_of_another_network_are_refused_whole() -> None:
     model = create("vit_ti_16", num_classes=7, resolution=32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(NetworkError, match=r"VisionTransformer cannot take these weights.*missing.*unexpected"):
+    with pytest.raises(
+        NetworkError, match=r"VisionTransformer cannot take these weights.*missing.*unexpected"
+    ):
         load_weights(model, create("mixer_s_32", resolution=32).state_dict())
     other = create("vit_ti_16", num_classes=5, resolution=32)
     with pytest.raises(NetworkError, match=r"2 of another shape \(head.weight is 7×192, given 5×192"):

@@ -51,7 +51,9 @@ class ConvNeXt(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != len(widths) or min(*depths, *widths) < 1:
-            raise ValueError(f"depths {tuple(depths)} and widths {tuple(widths)} must be as many, and at least 1")
+            raise ValueError(
+                f"depths {tuple(depths)} and widths {tuple(widths)} must be as many, and at least 1"
+            )
         if has_small_stem(resolution, small_stem):
             patch_size = SMALL_PATCH
         check_ends(num_classes, in_channels)

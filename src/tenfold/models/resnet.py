@@ -42,7 +42,9 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != STAGES or len(widths) != STAGES or min(*depths, *widths) < 1:
-            raise ValueError(f"depths {tuple(depths)} and widths {tuple(widths)} must be four each, at least 1")
+            raise ValueError(
+                f"depths {tuple(depths)} and widths {tuple(widths)} must be four each, at least 1"
+            )
         small = has_small_stem(resolution, small_stem)
         check_ends(num_classes, in_channels)
         check_resolution("ResNet", resolution, 8 if small else 32)

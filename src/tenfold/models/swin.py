@@ -25,7 +25,14 @@ class Stage(nn.Module):
     """
 
     def __init__(
-        self, features: int, num_heads: int, side: int, window: int, drop_paths: Sequence[float], *, merge: bool
+        self,
+        features: int,
+        num_heads: int,
+        side: int,
+        window: int,
+        drop_paths: Sequence[float],
+        *,
+        merge: bool,
     ) -> None:
         super().__init__()
         self.downsample = PatchMerging(features // 2) if merge else nn.Identity()
@@ -66,11 +73,15 @@ class SwinTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if len(depths) != len(num_heads) or min(depths) < 1:
-            raise ValueError(f"depths {tuple(depths)} and num_heads {tuple(num_heads)} must be as many, at least 1")
+            raise ValueError(
+                f"depths {tuple(depths)} and num_heads {tuple(num_heads)} must be as many, at least 1"
+            )
         if has_small_stem(resolution, small_stem):
             patch_size = SMALL_PATCH
             side = resolution // patch_size
-            window = max((size for size in range(LEAST_WINDOW, window + 1) if side % size == 0), default=window)
+            window = max(
+                (size for size in range(LEAST_WINDOW, window + 1) if side % size == 0), default=window
+            )
         check_ends(num_classes, in_channels)
         self.embed = PatchEmbedding(resolution, patch_size, in_channels, features)
         self.embed_norm = nn.LayerNorm(features)
@@ -79,9 +90,7 @@ class SwinTransformer(nn.Module):
         side = self.embed.side
         for index, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             done = sum(depths[:index])
-            stages.append(
-                Stage(features, heads, side, window, rates[done : done + depth], merge=index > 0)
-            )
+            stages.append(Stage(features, heads, side, window, rates[done : done + depth], merge=index > 0))
             if index < len(depths) - 1:
                 features, side = 2 * features, (side + 1) // 2
         self.stages = nn.Sequential(*stages)

@@ -46,7 +46,9 @@ class VisionTransformer(nn.Module):
         if depth < 1:
             raise ValueError(f"a transformer of {depth} blocks is none")
         if token_merging < 0:
-            raise ValueError(f"token_merging is the tokens merged in each block, at least 0, not {token_merging}")
+            raise ValueError(
+                f"token_merging is the tokens merged in each block, at least 0, not {token_merging}"
+            )
         self.token_merging = token_merging
         if has_small_stem(resolution, small_stem):
             patch_size = SMALL_PATCH

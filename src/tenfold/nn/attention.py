@@ -50,7 +50,13 @@ class TransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, features: int, num_heads: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0, eps: float = 1e-6
+        self,
+        features: int,
+        num_heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(features, eps)
