@@ -15,6 +15,7 @@ from tenfold.nn.windows import WindowBlock
 
 PAPER = "Liu et al., 2021, Swin Transformer, arXiv:2103.14030"
 SMALL_PATCH = 2
+LEAST_WINDOW = 4  # a window of fewer tokens mixes too little
 
 
 class Stage(nn.Module):
@@ -53,7 +54,7 @@ class SwinTransformer(nn.Module):
 
     `features` is the width of the first stage, and doubles with each of the `depths`; `num_heads` are those of each
     stage. `small_stem`, unless said otherwise for a `resolution` below 96, makes patches of 2×2, and windows of the
-    largest side up to `window` that divides the map (4 at 32×32, 7 at 28×28).
+    largest side from 4 to `window` that divides the map (4 at 32×32, 7 at 28×28), if there is one.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class SwinTransformer(nn.Module):
         if has_small_stem(resolution, small_stem):
             patch_size = SMALL_PATCH
             side = resolution // patch_size
-            window = max(size for size in range(1, window + 1) if side % size == 0)
+            window = max(
+                (size for size in range(LEAST_WINDOW, window + 1) if side % size == 0), default=window
+            )
         check_ends(num_classes, in_channels)
         self.embed = PatchEmbedding(resolution, patch_size, in_channels, features)
         self.embed_norm = nn.LayerNorm(features)

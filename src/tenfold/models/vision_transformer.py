@@ -72,7 +72,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], 1) + self.positions
         if self.token_merging:
             sizes = torch.ones_like(x[..., :1])
             for block in self.blocks:

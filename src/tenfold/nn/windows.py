@@ -24,13 +24,13 @@ def relative_positions(window: int) -> Tensor:
     return row_offset * (2 * window - 1) + column_offset
 
 
-def shift_mask(side: int, window: int, shift: int) -> Tensor:
-    """What keeps apart, in each window of the rolled map, tokens of different regions: (M, T, T) of 0 and −100."""
+def strangers(side: int, window: int, shift: int) -> Tensor:
+    """Which tokens of each window of the rolled map come from different regions: (M, T, T), bool."""
     place = torch.arange(side)
     band = (place >= side - window).int() + (place >= side - shift).int()  # 0, 1 or 2 along each axis
     regions = 3 * band[:, None] + band[None, :]
     tokens = partition(regions[None, :, :, None], window)[0, :, :, 0]
-    return torch.where(tokens[:, :, None] == tokens[:, None, :], 0.0, APART)
+    return tokens[:, :, None] != tokens[:, None, :]
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
     """
 
     positions: Tensor
-    mask: Tensor | None
+    apart: Tensor | None
 
     def __init__(self, features: int, num_heads: int, side: int, *, window: int = 7, shift: int = 0) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class WindowAttention(nn.Module):
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
         self.register_buffer("positions", relative_positions(window).flatten(), persistent=False)
-        mask = shift_mask(self.side, window, self.shift) if self.shift else None
-        self.register_buffer("mask", mask, persistent=False)
+        apart = strangers(self.side, window, self.shift) if self.shift else None
+        self.register_buffer("apart", apart, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.padding:
@@ -104,7 +104,10 @@ class WindowAttention(nn.Module):
         """What is added to the scores: (1, M·H, T, T)."""
         tokens = self.window * self.window
         bias = self.bias_table[self.positions].unflatten(0, (tokens, tokens)).permute(2, 0, 1)[None]
-        bias = bias.expand(windows, -1, -1, -1) if self.mask is None else bias + self.mask[:, None]
+        if self.apart is None:
+            bias = bias.expand(windows, -1, -1, -1)
+        else:
+            bias = bias + APART * self.apart[:, None]
         return bias.flatten(0, 1)[None]
 
 
