@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tenfold.cost import formulas, profile
+from tenfold.cost import arithmetic, profile
 from tenfold.errors import NetworkError
 
 
@@ -346,12 +346,12 @@ def test_an_unknown_operator_is_named_and_a_registered_one_counted(custom_operat
     assert before.layers[0].bytes_written == 160
     assert "tenfold_tests::scan" in str(before)
     try:
-        formulas.register("tenfold_tests::scan", macs=lambda x, out: 3 * x[0] * x[1])
+        arithmetic.register("tenfold_tests::scan", macs=lambda x, out: 3 * x[0] * x[1])
         after = profile(model, x)
         assert (after.unknown, after.macs) == ((), 120)
     finally:
-        del formulas.MACS["tenfold_tests::scan"], formulas.OTHER_FLOPS["tenfold_tests::scan"]
-        formulas.formulas_of.cache_clear()
+        del arithmetic.MACS["tenfold_tests::scan"], arithmetic.OTHER_FLOPS["tenfold_tests::scan"]
+        arithmetic.formulas_of.cache_clear()
 
 
 @pytest.mark.skipif(
@@ -365,7 +365,7 @@ def test_every_registered_operator_exists():
         home = getattr(torch.ops, library)
         return hasattr(home, short) or hasattr(home, f"{short}_")
 
-    missing = [name for name in formulas.MACS if name.startswith("aten::") and not exists(name)]
+    missing = [name for name in arithmetic.MACS if name.startswith("aten::") and not exists(name)]
     assert missing == []
 
 
