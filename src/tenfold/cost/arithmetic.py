@@ -225,14 +225,6 @@ _register_all(
 register("higher_order::flex_attention", macs=_attention, other_flops=_attention_softmax)
 
 
-def visible(work: int, q: Shape, k: Shape) -> int:
-    """The part of dense attention work on scores that a causal mask leaves: query i sees keys 0 to i."""
-    queries, keys = q[-2], k[-2]
-    inside = min(queries, keys)
-    pairs = inside * (inside + 1) // 2 + (queries - inside) * keys
-    return work * pairs // (queries * keys)
-
-
 # ---- recurrent layers that a backend runs whole ---------------------------------------------------------------
 
 

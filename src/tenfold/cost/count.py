@@ -31,6 +31,8 @@ from tenfold.cost.packed import bytes_of, packed_of, stored_bytes, unpacked
 from tenfold.cost.record import Profile, layers_of
 from tenfold.errors import NetworkError
 
+UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+
 
 def profile(model: nn.Module, inputs: Any, *, real: bool = False) -> Profile:
     """Count what one forward pass of `model` on `inputs` costs, in eval mode, without changing it.
@@ -71,7 +73,7 @@ def profile(model: nn.Module, inputs: Any, *, real: bool = False) -> Profile:
             counter.add_inputs(tree_leaves((args, kwargs)))
             for module in model.modules():
                 module.training = False  # not .eval(), which a network may have given side effects
-            with modules, counter:
+            with modules, counter, counter.causality:
                 results = counter.liveness.numbers(tensors_in(functional_call(model, replaced, args, kwargs)))
     except Exception as error:
         raise explained(error, modules, counter, real=real) from error
@@ -92,17 +94,17 @@ def _settings(device: torch.device) -> Iterator[None]:
     uncompiled; torch's own log is silent, for what it would say of a failing operator is in the `NetworkError`.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    uncompiled = flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
+    uncompiled = getattr(flex_attention, UNCOMPILED, False)  # older versions have no such switch
     log = logging.getLogger("torch._subclasses.fake_tensor")
     disabled = log.disabled
     torch.backends.mha.set_fastpath_enabled(fast_path and device.type == "cpu")
-    flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
+    setattr(flex_attention, UNCOMPILED, True)
     log.disabled = True
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = uncompiled
+        setattr(flex_attention, UNCOMPILED, uncompiled)
         log.disabled = disabled
 
 

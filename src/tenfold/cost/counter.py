@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from tenfold.cost import arithmetic, operators, record, spelled
+from tenfold.cost.causality import Causality, hidden
 from tenfold.cost.fakes import Reals, Standins
 from tenfold.cost.liveness import Liveness, storage_key
 from tenfold.cost.modules import ModuleStack
@@ -35,6 +36,7 @@ class Counter(TorchDispatchMode):
         self.storages_used: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.unknown: set[str] = set()
         self.liveness = Liveness()
+        self.causality = Causality()
         self.param_sizes: dict[int, int] = {}
         self.last_operator = ""
         self._standins = standins
@@ -164,8 +166,10 @@ class Counter(TorchDispatchMode):
         else:
             named["out"] = tuple(outputs[0].shape)
             macs, other_flops = (round(compute(*shapes, **named)) for compute in formula)
-            if _argument(func, args, kwargs, "is_causal"):
-                masked = macs - arithmetic.visible(macs, *shapes[:2])
+            if self.causality.running is not None:
+                masked = hidden(macs, *self.causality.running)
+            elif _argument(func, args, kwargs, "is_causal"):
+                masked = hidden(macs, *shapes[:2])
         packed = packed_in((args, kwargs))
         weight_bytes, bytes_read = self._bytes_read(short, inputs, written, mutated)
         packed_bytes = bytes_of(packed)
