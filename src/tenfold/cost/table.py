@@ -114,12 +114,20 @@ def _totals(profile: Profile) -> list[str]:
         f"{profile.network}, input {shapes}" if shapes else profile.network,
         f"parameters   {quantity(profile.params)} ({quantity(profile.trainable_params)} trainable), "
         f"{quantity(profile.weight_bytes, 'B')} with buffers",
-        *([f"active       {quantity(profile.active_params)} parameters for each token"]
-          if profile.active_params not in (0, profile.params) else []),
+        *(
+            [f"active       {quantity(profile.active_params)} parameters for each token"]
+            if profile.active_params not in (0, profile.params)
+            else []
+        ),
         f"arithmetic   {quantity(profile.macs, 'MACs')} = {quantity(profile.flops, 'FLOPs')}; "
         f"{quantity(profile.other_flops, 'FLOPs')} beside the products",
-        *([f"causal       {quantity(profile.causal_macs, 'MACs')} without the scores that causal masks hide"]
-          if profile.masked_macs else []),
+        *(
+            [
+                f"causal       {quantity(profile.causal_macs, 'MACs')} without the scores that causal masks hide"
+            ]
+            if profile.masked_macs
+            else []
+        ),
         f"activations  {quantity(profile.activation_bytes, 'B')} written, "
         f"peak {quantity(profile.peak_activation_bytes, 'B')} eager (in {profile.peak_layer or NETWORK}), "
         f"{quantity(profile.fused_peak_activation_bytes, 'B')} fused",
