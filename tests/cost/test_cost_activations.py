@@ -110,7 +110,9 @@ def test_mobilenet_v2_fused_by_hand(timm):
         model = timm.create_model("mobilenetv2_100")
     counted = profile(model, torch.empty(1, 3, 224, 224))
     assert counted.fused_peak_activation_bytes == 4 * 96 * (112**2 + 56**2)
-    assert counted.peak_activation_bytes == 4 * (3 * 224**2 + 2 * 96 * 112**2)  # and an eager norm in between
+    # Eager: the input, the convolution's 96 channels, their norm, and room for the norm's two statistics.
+    statistics = counted.peak_activation_bytes - 4 * (3 * 224**2 + 2 * 96 * 112**2 + 16 * 112**2)
+    assert 0 <= statistics <= 2 * 4 * 96
 
 
 def test_the_result_of_a_network_stays():

@@ -123,9 +123,10 @@ def test_mixtures_of_experts_count_what_acts_on_a_token(torchvision, kind, sizes
     assert (counted.params, counted.active_params, counted.unknown) == (params, active, ())
     config = model.config
     d, layers = config.hidden_size, config.num_hidden_layers
-    attention = layers * 2 * 64**2 * config.num_attention_heads * getattr(config, "head_dim", d // 32)
+    head_dim = getattr(config, "head_dim", None) or d // config.num_attention_heads
+    attention = layers * 2 * 64**2 * config.num_attention_heads * head_dim
     # Every active weight multiplies once a token, but for the embedding and the norms.
-    norms = layers * (2 * d + (2 * config.head_dim if kind == "Qwen3Moe" else 0)) + d
+    norms = layers * (2 * d + (2 * head_dim if kind == "Qwen3Moe" else 0)) + d
     assert counted.macs == 64 * (active - config.vocab_size * d - norms) + attention
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 Shape = tuple[int, ...]
 
@@ -25,24 +25,29 @@ def hidden(work: int, q: Shape, k: Shape) -> int:
     return work - work * seen // (queries * keys)
 
 
-class Causality(TorchFunctionMode):
-    """Notes which calls of `scaled_dot_product_attention` are causal: `running` holds the shapes of q and k."""
+class Causality:
+    """Notes which calls of `scaled_dot_product_attention` are causal: `running` holds the shapes of q and k.
+
+    A context manager that puts itself in the place of that function. A `TorchFunctionMode` would see it too, but
+    while one is active PyTorch leaves the fast path of its attention layers, which is to be counted as it runs.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         self.running: tuple[Shape, Shape] | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        named = dict(
-            zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)
-        )
-        named |= kwargs
+    def __enter__(self) -> None:
+        self._attend = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = self._noting  # type: ignore[assignment]
+
+    def __exit__(self, *error: object) -> None:
+        F.scaled_dot_product_attention = self._attend
+
+    def _noting(self, *args: Any, **kwargs: Any) -> Tensor:
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        named = dict(zip(names, args, strict=False)) | kwargs
         if named.get("is_causal"):
             self.running = tuple(named["query"].shape), tuple(named["key"].shape)
         try:
-            return func(*args, **kwargs)
+            return self._attend(*args, **kwargs)
         finally:
             self.running = None
