@@ -3,7 +3,7 @@
 from tenfold.cost.arithmetic import register
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.count import profile
-from tenfold.cost.cpu import cpu_features, has_int8_dot_product
+from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
 from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.memory import own_peak_rss, peak_rss
@@ -55,5 +55,6 @@ __all__ = [
     "ratio",
     "register",
     "spearman",
+    "vector_lanes",
     "wilson_interval",
 ]
