@@ -21,6 +21,7 @@ from tenfold.cost.statistics import (
     wilson_interval,
 )
 from tenfold.cost.timing import Timing, measure, ratio
+from tenfold.cost.typed import read_inputs
 
 __all__ = [
     "Device",
@@ -53,6 +54,7 @@ __all__ = [
     "predicted_size",
     "profile",
     "ratio",
+    "read_inputs",
     "register",
     "spearman",
     "vector_lanes",
