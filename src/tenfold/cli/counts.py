@@ -12,23 +12,25 @@ from tenfold.cli.options import Base, Debug, Network
 
 def profile(
     network: Network,
-    shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
+    shape: Annotated[
+        str, typer.Option("--input", help="shapes, as 1x3x224x224 or input_ids=1x128:int64,mask=1x128:bool")
+    ] = "1x3x224x224",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="run it on zeros, for networks that decide by values")
+    ] = False,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
     """Count what a network costs: parameters, multiply-adds, bytes and memory, layer by layer."""
-    from tenfold.search.quantities import dimensions
-
-    sizes = dimensions(shape)
-    import torch
-
     from tenfold.compress import load_network
     from tenfold.cost import profile as count
+    from tenfold.cost import read_inputs
     from tenfold.files import write_json
 
+    inputs = read_inputs(shape)
     model, _ = load_network(network, base, weights=False)
-    counted = count(model, torch.zeros(sizes))
+    counted = count(model, inputs, real=real)
     print(counted)
     if json_file is not None:
         write_json(json_file, counted.to_json())

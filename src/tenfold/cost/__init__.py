@@ -1,15 +1,15 @@
 """What a network costs: counts, memory, devices, prediction, and measurement of any callable."""
 
+from tenfold.cost.arithmetic import register
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.count import profile
 from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
-from tenfold.cost.formulas import register
 from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.memory import own_peak_rss, peak_rss
 from tenfold.cost.predict import LatencyModel, Prediction
 from tenfold.cost.provenance import environment
-from tenfold.cost.record import LayerCost, OperatorCost, Profile
+from tenfold.cost.record import LayerCost, OperatorCost, OperatorTotal, Profile
 from tenfold.cost.size import predicted_size
 from tenfold.cost.statistics import (
     Interval,
@@ -21,6 +21,7 @@ from tenfold.cost.statistics import (
     wilson_interval,
 )
 from tenfold.cost.timing import Timing, measure, ratio
+from tenfold.cost.typed import read_inputs
 
 __all__ = [
     "Device",
@@ -30,6 +31,7 @@ __all__ = [
     "LatencyModel",
     "LayerCost",
     "OperatorCost",
+    "OperatorTotal",
     "Prediction",
     "Profile",
     "Timing",
@@ -52,6 +54,7 @@ __all__ = [
     "predicted_size",
     "profile",
     "ratio",
+    "read_inputs",
     "register",
     "spearman",
     "vector_lanes",
