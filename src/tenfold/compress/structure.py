@@ -177,7 +177,7 @@ def require_base(base: Any) -> None:
     """Raise unless `base` is a name that a file may hold."""
     if not isinstance(base, str) or not is_named(base):
         raise RecipeError(
-            f"the base {short(base)} is not one that a file may name (zoo:, timm: or hf:): save without it, and "
+            f"the base {short(base)} is not one that a file may name (zoo:, timm:, hf: or an architecture of ours): save without it, and "
             f"load with tenfold.load(folder, base=factory)"
         )
 
