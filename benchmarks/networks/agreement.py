@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common import write_result
 from torch import Tensor, nn
 
-from benchmarks.common import write_result
 from tenfold.models import create, external, load_weights
 
 HERE = Path(__file__).parent
@@ -95,8 +95,8 @@ def compare(name: str, ours: nn.Module, theirs: nn.Module, side: int) -> dict[st
     row: dict[str, Any] = {
         "read_as": source,
         "side": side,
-        "spread": float(answers[1].std()),
-        "difference": float((answers[0] - answers[1]).abs().max()),
+        "spread": float(answers[1].detach().std()),
+        "difference": float((answers[0] - answers[1]).detach().abs().max()),
     }
     if with_gradients:
         for answer in answers:
@@ -122,13 +122,25 @@ def pairs() -> Iterator[tuple[str, str, nn.Module, nn.Module, int]]:
     for name in TORCHVISION:
         options = {"resolution": SIDE, "small_stem": False} if name.startswith(("vit", "swin")) else {}
         given = {"image_size": SIDE} if name.startswith("vit") else {}
-        yield name, "torchvision", create(name, **options), vision.get_model(name, weights=None, **given), SIDE
+        yield (
+            name,
+            "torchvision",
+            create(name, **options),
+            vision.get_model(name, weights=None, **given),
+            SIDE,
+        )
     for name, theirs in TIMM.items():
         fixed = name.startswith(("swin", "mixer"))
         options, given = {}, {}
         if name.startswith(("vit", "deit")):
             options, given = {"resolution": SIDE, "small_stem": False}, {"img_size": SIDE}
-        yield name, "timm", create(name, **options), timm.create_model(theirs, **given), FIXED if fixed else SIDE
+        yield (
+            name,
+            "timm",
+            create(name, **options),
+            timm.create_model(theirs, **given),
+            FIXED if fixed else SIDE,
+        )
 
 
 def main() -> None:
