@@ -18,9 +18,10 @@ from tenfold.cli.exports import export
 from tenfold.cli.networks import models
 from tenfold.cli.options import err
 from tenfold.cli.searches import apply, shrink
+from tenfold.cli.training import train
 from tenfold.errors import TenfoldError, TenfoldWarning
 
-COMMANDS = (shrink, apply, profile, export, models)
+COMMANDS = (shrink, apply, train, profile, export, models)
 
 app = typer.Typer(
     add_completion=False,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.compress.coding import CodingError, short
+from tenfold.coding import CodingError, short
 from tenfold.compress.recipe import Recipe, Step
 from tenfold.compress.registry import technique_from, technique_name, technique_to_dict
 from tenfold.compress.technique import Json
