@@ -59,15 +59,20 @@ FAMILIES = (
 )
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if not name.startswith("deit")])
 def test_counts_are_the_published_ones(name: str) -> None:
-    description = describe(name)
-    assert (description.params, description.macs) == PUBLISHED[name]
-    side = description.resolution
+    side = describe(name).resolution
     with torch.device("meta"):
         counted = profile(create(name), torch.zeros(1, 3, side, side))
     assert (counted.params, counted.macs) == PUBLISHED[name]
     assert counted.unknown == ()
+
+
+def test_the_catalogue_states_them() -> None:
+    for name, counts in PUBLISHED.items():
+        assert (describe(name).params, describe(name).macs) == counts
+        vit = name.replace("deit", "vit")  # the same network, trained otherwise
+        assert PUBLISHED[vit] == counts
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -79,10 +84,9 @@ def test_small_images_keep_their_resolution_longer(name: str, side: int, channel
         small = create(name, **options)
         assert small(x).shape == (2, 10)
         assert small.eval()(x[:1]).shape == (1, 10)
-        if name in ("resnet18", "resnet50", "squeezenet1_1", "convnext_tiny"):
-            x = torch.zeros(1, channels, 32, 32)
-            plain = create(name, small_stem=False, **(options | {"resolution": 32}))
-            assert profile(small, x).macs > 3 * profile(plain, x).macs
+        if side == 32 and name in ("resnet18", "squeezenet1_1", "convnext_tiny"):
+            plain = create(name, small_stem=False, **options)
+            assert profile(small, x[:1]).macs > 3 * profile(plain, x[:1]).macs
 
 
 # A few blocks of each family: builder, families that must be prunable, blocks that can be dropped.

@@ -27,7 +27,7 @@ from tenfold.nn import (
     WindowAttention,
     WindowBlock,
     depth_rates,
-    match,
+    match_tokens,
 )
 from tenfold.nn.windows import assemble, partition, relative_positions
 
@@ -194,7 +194,7 @@ def test_tokens_merge_with_those_most_alike(tokens: int, r: int, seed: int) -> N
     generator = torch.Generator().manual_seed(seed)
     metric = torch.randn(2, tokens, 4, generator=generator)
     x = torch.randn(2, tokens, 3, generator=generator)
-    sums = match(metric, r).sums(x)
+    sums = match_tokens(metric, r).sums(x)
     assert sums.shape == (2, tokens - r, 3)
     for example in range(2):
         merged = naive_matching(metric[example], r)
@@ -212,7 +212,7 @@ def test_tokens_merge_with_those_most_alike(tokens: int, r: int, seed: int) -> N
 
 def test_merging_more_than_half_is_refused() -> None:
     with pytest.raises(ValueError, match="of 5 tokens, 3 cannot be merged"):
-        match(torch.randn(1, 5, 4), 3)
+        match_tokens(torch.randn(1, 5, 4), 3)
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tenfold.errors import NetworkError
+from tenfold.models.images import check_ends, has_small_stem
 from tenfold.models.mobile_names import module_names
-from tenfold.models.mobile_plan import SMALL, BlockPlan, Plan, check_resolution, planned
+from tenfold.models.mobile_plan import BlockPlan, Plan, check_resolution, planned
 from tenfold.models.mobile_tables import Block, Table
 from tenfold.nn import ConvNormAct, ConvStyle, DepthwiseSeparableConv, FusedInvertedResidual, InvertedResidual
 
@@ -120,15 +120,13 @@ def mobile_network(
     pixels the stem and the first stage keep the resolution (`small_stem` says otherwise). `norm_eps` and
     `same_padding` are for weights that were trained with other conventions than the table's.
     """
-    for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value < 1:
-            raise NetworkError(f"{option} must be at least 1, not {value}")
+    check_ends(num_classes, in_channels)
     side = published if resolution is None else resolution
     plan = planned(
         table,
         scale[0] * width,
         scale[1] * depth,
-        small_stem=side < SMALL if small_stem is None else small_stem,
+        small_stem=has_small_stem(side, small_stem),
     )
     check_resolution(plan, side)
     style = ConvStyle(

@@ -9,9 +9,6 @@ from tenfold.errors import NetworkError
 from tenfold.models.mobile_tables import Block, HeadWidth, Row, Stage, Table
 from tenfold.nn import Activation, Squeeze, round_channels
 
-# Networks are published for sides of 96 and more; smaller images get a stem that keeps their resolution.
-SMALL = 96
-
 
 @dataclass(frozen=True)
 class BlockPlan:

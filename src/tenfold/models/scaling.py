@@ -20,7 +20,7 @@ from torch import nn
 from tenfold.cost import profile
 from tenfold.errors import NetworkError
 from tenfold.models.catalogue import create, describe, options
-from tenfold.models.mobile_plan import SMALL
+from tenfold.models.images import has_small_stem
 
 MOST_GROWTH = 2.0**10  # `scale_to` looks no further; B7 costs 100 times what B0 does
 FINEST_PHI = 2e-3  # two φ closer than this are one: finer than one block, group of channels or pixel
@@ -109,7 +109,7 @@ def scale(
     kept = dict(chosen)
     side = kept.pop("resolution", None) or describe(base).resolution
     if "small_stem" in allowed and kept.get("small_stem") is None:
-        kept["small_stem"] = side < SMALL
+        kept["small_stem"] = has_small_stem(side, None)
     return Scaled(
         base=base,
         phi=phi,

@@ -13,7 +13,7 @@ from tenfold.nn.patches import PatchEmbedding, PatchMerging
 from tenfold.nn.residual_blocks import BasicBlock, BottleneckBlock
 from tenfold.nn.squeeze_excite import Squeeze, SqueezeExcite
 from tenfold.nn.stochastic_depth import StochasticDepth, depth_rates
-from tenfold.nn.token_merging import Matching, MergingBlock, match
+from tenfold.nn.token_merging import Matching, MergingBlock, match_tokens
 from tenfold.nn.windows import WindowAttention, WindowBlock
 
 __all__ = [
@@ -43,6 +43,6 @@ __all__ = [
     "WindowAttention",
     "WindowBlock",
     "depth_rates",
-    "match",
+    "match_tokens",
     "round_channels",
 ]

@@ -29,5 +29,5 @@ class StochasticDepth(nn.Module):
 
 
 def depth_rates(last: float, blocks: int) -> list[float]:
-    """The linear decay rule (section 4 of the paper): rate 0 at the first block, growing to `last` at the last one."""
+    """The linear decay rule (section 3 of the paper), from 0 at the first block to `last` at the last one."""
     return [last * index / max(blocks - 1, 1) for index in range(blocks)]

@@ -36,7 +36,7 @@ def most_merged(tokens: int, class_token: bool = True) -> int:
     return (tokens - int(class_token)) // 2
 
 
-def match(metric: Tensor, r: int, *, class_token: bool = True) -> Matching:
+def match_tokens(metric: Tensor, r: int, *, class_token: bool = True) -> Matching:
     """Bipartite soft matching (section 3.2): the r most similar pairs among the even and the odd tokens.
 
     `metric` (N, T, D) is what tokens are compared by, by cosine; 1 ≤ r ≤ `most_merged(T)`. Every even token
@@ -88,7 +88,7 @@ class MergingBlock(TransformerBlock):
         x = x + self.drop_path(self.attn.join(F.scaled_dot_product_attention(q, k, v, proportions)))
         r = min(self.r, most_merged(x.shape[1]))
         if r:
-            matching = match(k.mean(1), r)
+            matching = match_tokens(k.mean(1), r)
             merged = matching.sums(sizes)
             x, sizes = matching.sums(x * sizes) / merged, merged
         return x + self.drop_path(self.mlp(self.norm2(x))), sizes
