@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.compress.answers import distance
-from tenfold.compress.changes import CHANGES, Change, weighted_layers
+from tenfold.compress.changes import CHANGES, Change
+from tenfold.compress.layers import weighted_layers
 from tenfold.compress.technique import Json, Run
 from tenfold.cost import Inputs, call
 from tenfold.data import Task, checked_score

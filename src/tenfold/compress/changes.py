@@ -9,13 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tenfold.compress.factorize.factors import svd_factors, tucker2
 from tenfold.compress.prune.masks import keep_largest, keep_two_of_four
 from tenfold.compress.share.kmeans import kmeans
-
-Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
@@ -26,17 +24,6 @@ class Change:
     technique: str
     text: str
     apply: Callable[[Tensor], Tensor | None]
-
-
-def weighted_layers(model: nn.Module) -> dict[str, Weighted]:
-    """The linear layers and convolutions with weights in floating point, each weight under one name."""
-    found: dict[str, Weighted] = {}
-    seen: set[int] = set()
-    for name, layer in model.named_modules():
-        if isinstance(layer, Weighted) and layer.weight.is_floating_point() and id(layer.weight) not in seen:
-            seen.add(id(layer.weight))
-            found[name] = layer
-    return found
 
 
 def rounded_to(bits: int) -> Callable[[Tensor], Tensor]:

@@ -33,6 +33,7 @@ from tenfold.training import (
     fastest_precision,
     fingerprint,
     fit,
+    held_zeros,
     mean_loss,
     refresh_statistics,
     stage_pairs,
@@ -141,8 +142,8 @@ class Distill:
         batch_size = batch_for(len(train), self.batch_size)
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
-        teacher = _kept(original, train, run)
-        judge = _kept(original, held, run, teacher.precision)
+        teacher = teacher_outputs(original, train, run)
+        judge = teacher_outputs(original, held, run, teacher.precision)
         precision = fastest_precision(student, train.select(range(batch_size))[0])
         versions = Versions(student, held, self._outputs_alone(judge), precision)
         versions.note("unchanged")
@@ -162,7 +163,7 @@ class Distill:
         if pairs:
             example = train.select([0, 1 % len(train)])[0]
             objective = HiddenDistillation(objective, student, example, pairs, self.hidden_weight, run.seed)
-        optimizer = self._optimizer(student, batch_size)
+        optimizer = self.optimizer(student, batch_size)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         precise: dict[str, Any] = {
             "optimizer": optimizer,
@@ -176,10 +177,11 @@ class Distill:
                 # same network again, on whatever machine.
                 fitting = passes_within(deadline, student, train, objective, run.seed, precise)
                 epochs = fitting if self.epochs is None else min(self.epochs, fitting)
-            result = fit(
-                student, train, objective, epochs=epochs, until=deadline, seed=run.seed, progress=run.progress,
-                **precise,
-            )  # fmt: skip
+            with held_zeros(student):  # what pruning set to zero is no weight any more
+                result = fit(
+                    student, train, objective, epochs=epochs, until=deadline, seed=run.seed,
+                    progress=run.progress, **precise,
+                )  # fmt: skip
         finally:
             teacher.save()
             judge.save()
@@ -215,7 +217,7 @@ class Distill:
     ) -> Distillation:
         return Distillation(teacher, temperature=self.temperature, alpha=self.alpha, views=views)
 
-    def _optimizer(self, student: nn.Module, batch_size: int) -> OptimizerSettings:
+    def optimizer(self, student: nn.Module, batch_size: int) -> OptimizerSettings:
         """AdamW with the rate asked for, or one that suits the network and the batch."""
         rate = self.learning_rate
         if rate is None:
@@ -318,7 +320,9 @@ def batch_for(examples: int, largest: int) -> int:
     return min(largest, examples, max(SMALLEST_BATCH, examples // FEW_STEPS))
 
 
-def _kept(teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None) -> TeacherOutputs:
+def teacher_outputs(
+    teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None
+) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
     key = f"teacher outputs {fingerprint(teacher, split)}"
     if key not in run.cache:

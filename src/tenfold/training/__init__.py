@@ -11,6 +11,7 @@ from tenfold.training.outputs import TeacherOutputs, fingerprint
 from tenfold.training.precision import Precision, fastest_precision
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.views import Batch, View
+from tenfold.training.zeros import held_zeros
 
 __all__ = [
     "AdamW",
@@ -32,6 +33,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "hard_loss",
+    "held_zeros",
     "mean_loss",
     "refresh_statistics",
     "soft_loss",

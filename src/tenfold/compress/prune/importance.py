@@ -91,7 +91,7 @@ def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, example
             network.zero_grad(set_to_none=True)
             gates.start(len(targets))
             # The sum over examples, so that each example's gradient is that of its own loss.
-            (_loss(call(network, inputs), targets) * len(targets)).backward()
+            (task_loss(call(network, inputs), targets) * len(targets)).backward()
             change = {
                 n: (p.detach() * p.grad).float() for n, p in network.named_parameters() if p.grad is not None
             }
@@ -161,7 +161,7 @@ def watched_gates(network: nn.Module, families: Iterable[Family]) -> Iterator[Ga
             handle.remove()
 
 
-def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+def task_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """The task's loss; language models answer (N, S, V) where losses are (N, V, S)."""
     if outputs.dim() == 3 and targets.dim() == 2 and not targets.is_floating_point():
         outputs = outputs.transpose(1, 2)
