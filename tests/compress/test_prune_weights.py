@@ -100,11 +100,11 @@ def test_hutchinson_nears_the_exact_diagonal_and_obd_is_half_of_it_times_the_squ
     # All weights share the signs, so the other layer's block adds variance too: bound by the whole row.
     cross = hessian(lambda p: losses(mlp, p).mean())(parameters)["first.weight"]["last.weight"]
     off = off + cross.reshape(20, 15).square().sum(1).reshape(5, 4)
-    probes = 2000
+    probes = 500
     found = hutchinson_diagonal(mlp.model, mlp.train, ["first.weight", "last.weight"], Run(), probes=probes)
     error = (found["first.weight"] - diagonal).abs()
     assert bool((error <= 5 * (off / probes).sqrt() + 1e-9).all())
-    assert float(error.max()) < 0.2 * float(diagonal.abs().max())
+    assert float(error.max()) < 0.35 * float(diagonal.abs().max())
     weight = parameters["first.weight"]
     torch.testing.assert_close(obd(weight, diagonal.clamp_min(0)), 0.5 * diagonal.clamp_min(0) * weight**2)
 

@@ -31,7 +31,22 @@ TECHNIQUES: dict[str, Entry] = {
     "prune": Entry("tenfold.compress.prune:Prune"),
     "sparsify": Entry(
         "tenfold.compress.prune:Sparsify",
-        undone_by={"factorize": "the factors of a sparse weight are dense"},
+        undone_by={
+            "factorize": "the factors of a sparse weight are dense",
+            "tie": "the mean of layers with zeros in different places is dense",
+        },
+    ),
+    "share": Entry(
+        "tenfold.compress.share:Share",
+        once="a layer's values are few already",
+        undone_by={
+            "distill": "training moves shared values apart; give share epochs of its own",
+            "factorize": "the factors of a weight of few values have many",
+            "tie": "the mean of layers of few values has many",
+        },
+    ),
+    "tie": Entry(
+        "tenfold.compress.share:Tie", undone_by={"factorize": "it leaves out weights that are shared"}
     ),
     "factorize": Entry(
         "tenfold.compress.factorize:Factorize", once="the factors of a layer are not worth factorizing again"

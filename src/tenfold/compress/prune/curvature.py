@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.compress.answers import task_loss
 from tenfold.compress.layers import Weighted
-from tenfold.compress.prune.importance import task_loss
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Split

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tenfold.compress.healing import heal
 from tenfold.compress.layers import Weighted
 from tenfold.compress.prune.masks import keep_largest
+from tenfold.compress.technique import Run
+from tenfold.data import Task
 from tenfold.training import Batch, Objective
+
+RAMP = 0.7  # of the steps raise the share of zeros; in the others the weights settle
 
 
 class TopShare(torch.autograd.Function):
@@ -87,3 +92,20 @@ def cubic(ratio: float, done: float) -> float:
     Zhu and Gupta (2017), "To prune, or not to prune", eq. 1 from zero: fast while much is redundant, slow at the end.
     """
     return ratio * (1 - (1 - done) ** 3)
+
+
+def learn_which_go(
+    model: nn.Module, layers: Mapping[str, Weighted], task: Task, run: Run, *, ratio: float, epochs: float
+) -> None:
+    """Train `model` in place for `epochs` passes; afterwards the share `ratio` of each layer's weights is zero."""
+    with scored(layers) as scores:
+        heal(
+            model,
+            task,
+            run,
+            epochs,
+            wrap=lambda objective, steps: Growing(objective, scores, ratio, round(RAMP * steps)),
+            keep_always=True,
+        )
+        for entry in scores:
+            entry.ratio = ratio  # whatever cut the training short

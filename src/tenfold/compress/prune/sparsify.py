@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from tenfold.compress.distill import Distill
 from tenfold.compress.layers import Weighted, weighted_layers
 from tenfold.compress.prune.curvature import fisher_diagonal, hutchinson_diagonal, input_hessians
-from tenfold.compress.prune.learned_scores import cubic
+from tenfold.compress.prune.learned_scores import cubic, learn_which_go
 from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, keep_two_of_four, sparsity
-from tenfold.compress.prune.moving import moved
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
 from tenfold.compress.prune.permutation import permuted
 from tenfold.compress.prune.pruning import TRACED_BATCH, Scope, channel_graph
@@ -140,7 +139,7 @@ class Sparsify:
         healed: list[Json] = []
         if self.saliency is Saliency.MOVEMENT:
             assert isinstance(self.pattern, Free)  # `__post_init__` saw to it
-            moved(model, chosen, task, run, ratio=self.pattern.ratio, epochs=self.epochs)
+            learn_which_go(model, chosen, task, run, ratio=self.pattern.ratio, epochs=self.epochs)
         else:
             for stage in range(1, self.stages + 1):
                 self._cut(model, chosen, task, run, stage / self.stages)
