@@ -28,6 +28,7 @@ from tenfold.training import (
     OptimizerSettings,
     Precision,
     TeacherOutputs,
+    Transfer,
     View,
     faithful_views,
     fastest_precision,
@@ -67,8 +68,9 @@ class Distill:
     `seconds` and `epochs` bound the run, with the job's deadline; without any, it takes 20 epochs. `temperature` and
     `alpha` (the share of the data's own labels) are those of Hinton et al. `learning_rate` and `batch_size` (an upper
     bound) are chosen from the network and the number of examples if not given. `hidden` names pairs
-    (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them. `examples` bounds
-    how many training examples are used.
+    (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them; `transfer` says what
+    of them is taught. `examples` bounds how many training examples are used. With `alpha` 0 no label is read, so the
+    data need none; a teacher of several networks is `training.Ensemble`.
     """
 
     seconds: float | None = None
@@ -79,6 +81,7 @@ class Distill:
     batch_size: int = 128
     hidden: tuple[tuple[str, str], ...] | Matching = Matching.NONE
     hidden_weight: float = 1.0
+    transfer: Transfer = Transfer.FEATURES
     examples: int | None = None
 
     def __post_init__(self) -> None:
@@ -162,7 +165,9 @@ class Distill:
         objective = self._outputs_alone(teacher, views)
         if pairs:
             example = train.select([0, 1 % len(train)])[0]
-            objective = HiddenDistillation(objective, student, example, pairs, self.hidden_weight, run.seed)
+            objective = HiddenDistillation(
+                objective, student, example, pairs, self.hidden_weight, run.seed, self.transfer
+            )
         optimizer = self.optimizer(student, batch_size)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         precise: dict[str, Any] = {

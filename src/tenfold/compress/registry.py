@@ -45,6 +45,7 @@ TECHNIQUES: dict[str, Entry] = {
             "tie": "the mean of layers of few values has many",
         },
     ),
+    "shorten": Entry("tenfold.compress.shorten:Shorten"),
     "tie": Entry(
         "tenfold.compress.share:Tie", undone_by={"factorize": "it leaves out weights that are shared"}
     ),

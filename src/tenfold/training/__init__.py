@@ -1,9 +1,17 @@
 """Training loops: teaching from labels or from a teacher, fast on a processor, bounded in time."""
 
+from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
-from tenfold.training.hidden import HiddenDistillation, stage_pairs
+from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
 from tenfold.training.loop import FitResult, fit, mean_loss
-from tenfold.training.losses import distillation_loss, feature_loss, hard_loss, soft_loss
+from tenfold.training.losses import (
+    attention_loss,
+    distillation_loss,
+    feature_loss,
+    hard_loss,
+    relation_loss,
+    soft_loss,
+)
 from tenfold.training.norms import refresh_statistics
 from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
@@ -17,6 +25,7 @@ __all__ = [
     "AdamW",
     "Batch",
     "Distillation",
+    "Ensemble",
     "FitResult",
     "HiddenDistillation",
     "Objective",
@@ -25,7 +34,9 @@ __all__ = [
     "Sgd",
     "Supervised",
     "TeacherOutputs",
+    "Transfer",
     "View",
+    "attention_loss",
     "distillation_loss",
     "faithful_views",
     "fastest_precision",
@@ -36,6 +47,7 @@ __all__ = [
     "held_zeros",
     "mean_loss",
     "refresh_statistics",
+    "relation_loss",
     "soft_loss",
     "stage_pairs",
     "warmup_cosine",
