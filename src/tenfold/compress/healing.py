@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tenfold.compress.distill import Distill, batch_for, held_out, teacher_outputs
+from tenfold.compress.distill import Distill, batch_for, held_out, teacher_outputs, training_bytes
 from tenfold.compress.technique import Run
 from tenfold.data import Task
-from tenfold.training import Distillation, Objective, fastest_precision, fit, mean_loss
+from tenfold.training import Distillation, Objective, TeacherOutputs, fastest_precision, fit, mean_loss
 
 Wrap = Callable[[Objective, int], Objective]  # an objective and the number of steps to come
 
@@ -44,12 +44,12 @@ def heal(
     train, held = held_out(task.train)
     teacher = teacher_outputs(original, train, run)
     judge = teacher_outputs(original, held, run, teacher.precision)
-    batch_size = batch_for(len(train), settings.batch_size)
+    batch_size = batch_for(len(train), settings.batch_size, training_bytes(task.model, task.zeros(1)))
     precision = fastest_precision(model, train.select(range(batch_size))[0])
     steps = math.ceil(epochs * max(1, len(train) // batch_size))
 
-    def objective_of(answers: object) -> Distillation:
-        return Distillation(answers, temperature=settings.temperature, alpha=settings.alpha)  # type: ignore[arg-type]
+    def objective_of(answers: TeacherOutputs) -> Distillation:
+        return Distillation(answers, temperature=settings.temperature, alpha=settings.alpha)
 
     def judged() -> float:
         return mean_loss(model, held, objective_of(judge), precision=precision)
