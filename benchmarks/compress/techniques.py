@@ -283,6 +283,7 @@ def main() -> None:
     }
     show(figures)
     write_result(options.result, figures)
+    SHIPPED.parent.mkdir(exist_ok=True)
     SHIPPED.write_bytes(options.result.read_bytes())
 
 

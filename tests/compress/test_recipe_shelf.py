@@ -11,8 +11,6 @@ from tenfold.compress import find_recipe, known_results, named_recipes, techniqu
 from tenfold.errors import RecipeError
 from tenfold.report import techniques_table
 
-MEASURED = Path(__file__).parents[2] / "src" / "tenfold" / "compress" / "measured"
-
 
 @pytest.mark.parametrize("name", [entry.name for entry in named_recipes()])
 def test_every_recipe_that_ships_reads_and_says_what_it_is_for(name: str) -> None:

@@ -18,7 +18,8 @@ def known_results() -> list[Json]:
     """
     rows: dict[str, list[Json]] = {}
     folder = files("tenfold.compress") / "measured"
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+    entries = folder.iterdir() if folder.is_dir() else ()  # an installed package holds no empty folder
+    for entry in sorted(entries, key=lambda entry: entry.name):
         if not entry.name.endswith(".json"):
             continue
         result = json.loads(entry.read_text(encoding="utf-8"))
