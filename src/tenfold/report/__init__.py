@@ -2,6 +2,7 @@
 
 from tenfold.report.blame_map import blame_table, change_table, write_blame_map
 from tenfold.report.frontier_report import write_report
+from tenfold.report.learning_curve import learning_curves
 from tenfold.report.picture import static_plot
 from tenfold.report.schema import SCHEMA, Budget, Layer, Layers, Phase, Point, Report
 from tenfold.report.techniques import techniques_table
@@ -18,6 +19,7 @@ __all__ = [
     "blame_table",
     "change_table",
     "frontier_table",
+    "learning_curves",
     "static_plot",
     "techniques_table",
     "write_blame_map",

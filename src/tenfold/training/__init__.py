@@ -1,5 +1,6 @@
-"""Training loops: teaching from labels or from a teacher, fast on a processor, bounded in time."""
+"""Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
+from tenfold.training.augmentation import Augmentation
 from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
@@ -17,13 +18,23 @@ from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
 from tenfold.training.outputs import TeacherOutputs, fingerprint
 from tenfold.training.precision import Precision, fastest_precision
+from tenfold.training.recipes import (
+    TrainingRecipe,
+    parse_training_recipe,
+    training_recipe,
+    training_recipe_names,
+)
+from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.schedules import warmup_cosine
+from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
 from tenfold.training.zeros import held_zeros
 
 __all__ = [
     "AdamW",
+    "Augmentation",
     "Batch",
+    "CurvePoint",
     "Distillation",
     "Ensemble",
     "FitResult",
@@ -35,6 +46,8 @@ __all__ = [
     "Supervised",
     "TeacherOutputs",
     "Transfer",
+    "TrainingRecipe",
+    "TrainingResult",
     "View",
     "attention_loss",
     "distillation_loss",
@@ -46,9 +59,13 @@ __all__ = [
     "hard_loss",
     "held_zeros",
     "mean_loss",
+    "parse_training_recipe",
     "refresh_statistics",
     "relation_loss",
     "soft_loss",
     "stage_pairs",
+    "train",
+    "training_recipe",
+    "training_recipe_names",
     "warmup_cosine",
 ]
