@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from tenfold.cli.compression import blame, techniques
 from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
 from tenfold.cli.networks import models
@@ -21,7 +22,7 @@ from tenfold.cli.searches import apply, shrink
 from tenfold.cli.training import train
 from tenfold.errors import TenfoldError, TenfoldWarning
 
-COMMANDS = (shrink, apply, train, profile, export, models)
+COMMANDS = (shrink, apply, train, profile, export, models, techniques, blame)
 
 app = typer.Typer(
     add_completion=False,

@@ -87,6 +87,12 @@ def check_order(steps: tuple[Technique, ...]) -> None:
                 ("steps", index),
                 f"step {index + 1} repeats step {index} ({name}) unchanged: give one, of the full amount",
             )
+        for earlier in seen:
+            reason = TECHNIQUES[earlier].undone_by.get(name)
+            if reason:
+                raise CodingError(
+                    ("steps", index), f"step {index + 1}: {name} may not follow {earlier}: {reason}"
+                )
         seen[name] = step
 
 

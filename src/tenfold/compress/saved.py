@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tenfold.compress.coded import decoded, encoded
 from tenfold.compress.recipe import Step
 from tenfold.compress.registry import technique_name
 from tenfold.compress.structure import Structure, read_structure, require_base, spec_of
 from tenfold.compress.technique import Json, Technique
-from tenfold.compress.weights import packed, put
+from tenfold.compress.weights import all_tensors, packed, put
 from tenfold.cost import Inputs
 from tenfold.errors import NetworkError, OutputError, RecipeError, TenfoldError
 from tenfold.files import write_json
@@ -57,8 +58,9 @@ def save(
     if (folder / STRUCTURE).exists() and not overwrite:
         raise OutputError(f"{folder} holds a saved network already: choose another folder, or overwrite it")
     tensors, shared = packed(model)
+    tensors, coded = encoded(tensors)
     entries = tuple(step if isinstance(step, Step) else Step(*step) for step in steps)
-    structure = Structure(base, entries, spec_of(inputs), shared, "", extra or {})
+    structure = Structure(base, entries, spec_of(inputs), shared, "", extra or {}, coded)
     structure.to_json()  # what is not plain JSON fails here, before anything is written
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def save(
         digest = _sha256(working / WEIGHTS)
         write_json(
             working / STRUCTURE,
-            Structure(base, entries, structure.inputs, shared, digest, extra or {}).to_json(),
+            Structure(base, entries, structure.inputs, shared, digest, extra or {}, coded).to_json(),
         )
         _move(working, folder)
     except (OSError, SafetensorError) as error:
@@ -100,7 +102,8 @@ def load(folder: Path | str, base: Base | None = None) -> nn.Module:
             text = f"step {index + 1} ({name}) does not go with the base: {described(error)}"
             raise RecipeError(f"{folder}: {text}") from error
     try:
-        put(model, weights, structure.shared)
+        shapes = {name: tensor.shape for name, tensor in all_tensors(model).items()}
+        put(model, decoded(weights, structure.coded, shapes), structure.shared)
     except TenfoldError as error:
         raise RecipeError(f"{folder / WEIGHTS}: {error}") from error
     return model.eval()

@@ -1,10 +1,18 @@
 """Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
 from tenfold.training.augmentation import Augmentation
+from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
-from tenfold.training.hidden import HiddenDistillation, stage_pairs
+from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
 from tenfold.training.loop import FitResult, fit, mean_loss
-from tenfold.training.losses import distillation_loss, feature_loss, hard_loss, soft_loss
+from tenfold.training.losses import (
+    attention_loss,
+    distillation_loss,
+    feature_loss,
+    hard_loss,
+    relation_loss,
+    soft_loss,
+)
 from tenfold.training.norms import refresh_statistics
 from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
@@ -20,6 +28,7 @@ from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
+from tenfold.training.zeros import held_zeros
 
 __all__ = [
     "AdamW",
@@ -27,6 +36,7 @@ __all__ = [
     "Batch",
     "CurvePoint",
     "Distillation",
+    "Ensemble",
     "FitResult",
     "HiddenDistillation",
     "Objective",
@@ -35,9 +45,11 @@ __all__ = [
     "Sgd",
     "Supervised",
     "TeacherOutputs",
+    "Transfer",
     "TrainingRecipe",
     "TrainingResult",
     "View",
+    "attention_loss",
     "distillation_loss",
     "faithful_views",
     "fastest_precision",
@@ -45,9 +57,11 @@ __all__ = [
     "fingerprint",
     "fit",
     "hard_loss",
+    "held_zeros",
     "mean_loss",
     "parse_training_recipe",
     "refresh_statistics",
+    "relation_loss",
     "soft_loss",
     "stage_pairs",
     "train",
