@@ -1,5 +1,6 @@
 """What a network costs: counts, memory, devices, prediction, and measurement of any callable."""
 
+from tenfold.cost.calibrating import calibrate
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.count import profile
 from tenfold.cost.cpu import cpu_features, has_int8_dot_product
@@ -37,6 +38,7 @@ __all__ = [
     "batch_size",
     "bootstrap_mean",
     "bootstrap_median",
+    "calibrate",
     "call",
     "cpu_features",
     "environment",

@@ -25,6 +25,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tenfold.cost.counter import Counter, tensors_in
+from tenfold.cost.device import Device
+from tenfold.cost.device_prediction import annotate
 from tenfold.cost.fakes import Fakes
 from tenfold.cost.liveness import storage_key
 from tenfold.cost.modules import ModuleStack, unchanged
@@ -32,11 +34,12 @@ from tenfold.cost.record import Profile, layers_of
 from tenfold.errors import NetworkError
 
 
-def profile(model: nn.Module, inputs: Any) -> Profile:
+def profile(model: nn.Module, inputs: Any, *, device: Device | None = None) -> Profile:
     """Count what one forward pass of `model` on `inputs` costs, in eval mode, without running or changing it.
 
     `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments, of any structure; only
-    shapes and types matter, so tensors and networks on the meta device will do. Raises `NetworkError` if the
+    shapes and types matter, so tensors and networks on the meta device will do. With a `device` whose machine is known,
+    every layer gets its predicted milliseconds and what binds it. Raises `NetworkError` if the
     forward pass fails, naming the layer.
     """
     if not isinstance(model, nn.Module):
@@ -64,7 +67,8 @@ def profile(model: nn.Module, inputs: Any) -> Profile:
                 functional_call(model, replaced, args, kwargs)
     except Exception as error:
         raise _explained(error, modules, counter) from error
-    return _summary(model, weights, (args, kwargs), counter)
+    counted = _summary(model, weights, (args, kwargs), counter)
+    return counted if device is None else annotate(counted, device)
 
 
 @contextmanager

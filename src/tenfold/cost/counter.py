@@ -126,6 +126,7 @@ class Counter(TorchDispatchMode):
                 params=tuple(sorted({self._params[key] for key in input_keys if key in self._params})),
                 reads=tuple(sorted({self._makers[key] for key in input_keys if key in self._makers})),
                 live_bytes=self.liveness.current,
+                input_shapes=tuple(tuple(tensor.shape) for tensor in inputs),
             )
         )
         for tensor in written:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenfold.cost.table import profile_table
+
+if TYPE_CHECKING:
+    from tenfold.cost.predict import Prediction
 
 DENSE = "dense"  # a convolution (grouped ones too) or a matrix product
 DEPTHWISE = "depthwise"  # a convolution with one input channel for each group
@@ -34,6 +37,7 @@ class OperatorCost:
     params: tuple[int, ...] = ()  # numbers of the parameters that it reads
     reads: tuple[int, ...] = ()  # which earlier operators made its inputs; -1 is an input of the network
     live_bytes: int = 0  # activations alive once its output exists
+    input_shapes: tuple[tuple[int, ...], ...] = ()  # of its tensors, in the order of its arguments
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class LayerCost:
     bytes_written: int
     output_shape: tuple[int, ...]  # of its first call
     calls: int = 1
+    predicted_ms: float | None = None  # of all calls, where a device was given
+    bound: str | None = None  # "compute", "memory", "overhead", or "fused" into another layer's kernel
 
     @property
     def flops(self) -> int:
@@ -76,6 +82,8 @@ class LayerCost:
             "bytes_written": self.bytes_written,
             "intensity": self.intensity,
             "output_shape": list(self.output_shape),
+            "predicted_ms": self.predicted_ms,
+            "bound": self.bound,
         }
 
 
@@ -103,6 +111,12 @@ class Profile:
     layers: tuple[LayerCost, ...]
     operators: tuple[OperatorCost, ...] = field(repr=False)
     unknown: tuple[str, ...] = ()
+    prediction: Prediction | None = None  # of one call, where a device was given
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """The predicted milliseconds of one call, where a device was given."""
+        return self.prediction.ms if self.prediction is not None else None
 
     @property
     def flops(self) -> int:
@@ -147,6 +161,7 @@ class Profile:
             "bytes_written": self.bytes_written,
             "intensity": self.intensity,
             "unknown": list(self.unknown),
+            "prediction": self.prediction.to_json() if self.prediction is not None else None,
             "layers": [layer.to_json() for layer in self.layers],
         }
 
