@@ -11,13 +11,14 @@ import traceback
 
 import typer
 
+from tenfold.cli.calibration import bench, calibrate
 from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
 from tenfold.cli.options import err
 from tenfold.cli.searches import apply, shrink
 from tenfold.errors import TenfoldError
 
-COMMANDS = (shrink, apply, profile, export)
+COMMANDS = (shrink, apply, profile, calibrate, bench, export)
 
 app = typer.Typer(
     add_completion=False,

@@ -14,6 +14,12 @@ def profile(
     network: Network,
     shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="predict the latency on it: a device file, or a machine of the catalogue"
+        ),
+    ] = None,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
@@ -24,11 +30,15 @@ def profile(
     import torch
 
     from tenfold.compress import load_network
+    from tenfold.cost import predict_network, read_device
     from tenfold.cost import profile as count
     from tenfold.files import write_json
 
+    target = read_device(device) if device is not None else None
     model, _ = load_network(network, base, weights=False)
-    counted = count(model, torch.zeros(sizes))
+    counted = count(model, torch.zeros(sizes), device=target)
     print(counted)
+    if target is not None:
+        print(f"predicted    {predict_network(counted, target)}\n             on {target.title}")
     if json_file is not None:
         write_json(json_file, counted.to_json())

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from tenfold.cost import calibration_networks
 from tenfold.cost.calibration import Calibration, Noise, unseen_error
-from tenfold.cost.calibration_networks import Sample
 from tenfold.cost.count import profile
 from tenfold.cost.cpu import cpu_features
 from tenfold.cost.device import Device
 from tenfold.cost.kernel_model import Fitted, Reference, Terms, fit, log_gradient, terms_of
+from tenfold.cost.launches import kernels_of
 from tenfold.cost.probing import eager, heartbeat, probe
 from tenfold.cost.provenance import environment
 from tenfold.cost.record import OperatorCost
 from tenfold.cost.roofline import Machine
-from tenfold.cost.launches import kernels_of
 from tenfold.errors import DeviceError
 
 Prepare = Callable[[nn.Module, Tensor], Callable[[], Any]]
@@ -73,7 +72,9 @@ def calibrate(
     machine = probe(device)
     reference = reference_of(device, machine)
     deadline = started + seconds * (1 - FIT_SHARE)
-    found, beats = observe(device, prepare, started, deadline, seed, lambda s, t: progress(s * (1 - FIT_SHARE), t))
+    found, beats = observe(
+        device, prepare, started, deadline, seed, lambda s, t: progress(s * (1 - FIT_SHARE), t)
+    )
     progress(1 - FIT_SHARE, f"fitting to {len(found)} measurements")
     calibration = fitted_calibration(device, found, beats, reference, started)
     progress(1.0, "calibrated")
@@ -87,7 +88,9 @@ def reference_of(device: Device, machine: Machine, dtype: str = "fp32") -> Refer
             machine.peak(dtype) / 2, machine.memory.bytes_per_s, 2 * machine.launch_s, 5e-6, block=8, floor_s=2e-6, asynchronous=True
         )  # fmt: skip
     kernel_s = machine.launch_s * 2 if device.runtime == "torch" else 3e-6
-    return Reference(machine.peak(dtype) / 2, machine.memory.bytes_per_s, kernel_s, 2e-5, block=vector_block())
+    return Reference(
+        machine.peak(dtype) / 2, machine.memory.bytes_per_s, kernel_s, 2e-5, block=vector_block()
+    )
 
 
 def vector_block() -> int:
@@ -108,7 +111,9 @@ def observe(
     gc.collect()
     while time.monotonic() < deadline:
         sample = next(drawn)
-        progress((time.monotonic() - started) / (deadline - started), f"timing {sample.kind}, {len(found)} done")
+        progress(
+            (time.monotonic() - started) / (deadline - started), f"timing {sample.kind}, {len(found)} done"
+        )
         inputs = sample.inputs()
         operators = profile(sample.module, inputs).operators
         call = prepare(sample.module, inputs)

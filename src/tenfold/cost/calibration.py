@@ -120,7 +120,9 @@ class Calibration:
         )
 
 
-def unseen_error(predicted: Sequence[float], measured: Sequence[float], spreads: Sequence[float]) -> UnseenError:
+def unseen_error(
+    predicted: Sequence[float], measured: Sequence[float], spreads: Sequence[float]
+) -> UnseenError:
     """The error of predictions, each with the standard deviation of its logarithm, against measurements."""
     p, m, s = (np.asarray(values, dtype=np.float64) for values in (predicted, measured, spreads))
     logs = np.log(p / m)

@@ -12,7 +12,17 @@ from random import Random
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from tenfold.cost.calibration_blocks import (
+    Concatenated,
+    MeanOfTokens,
+    SelfAttention,
+    Shortcut,
+    SqueezeExcite,
+    Tokens,
+    Transposed,
+    convolution,
+)
 
 SIDES = (112, 56, 28, 14, 7)
 WIDTHS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 480, 512, 640, 768, 960)
@@ -43,10 +53,17 @@ def samples(seed: int, batches: tuple[int, ...], work: float) -> Iterator[Sample
                 yield _chain(make, random, random.choice(batches), work)
             for make_network in random.sample(NETWORKS, 3):
                 module, side = make_network(random)
-                yield Sample(make_network.__name__, module.eval(), (random.choice(batches), 3, side, side), True)
+                yield Sample(
+                    make_network.__name__, module.eval(), (random.choice(batches), 3, side, side), True
+                )
 
 
-def _chain(make: Callable[[Random], tuple[nn.Module, tuple[int, ...], float]], random: Random, batch: int, work: float) -> Sample:
+def _chain(
+    make: Callable[[Random], tuple[nn.Module, tuple[int, ...], float]],
+    random: Random,
+    batch: int,
+    work: float,
+) -> Sample:
     """A chain small enough for `work`, at this batch."""
     while True:
         module, shape, macs = make(random)
@@ -107,18 +124,26 @@ def grouped(random: Random) -> Chain:
 
 def stem(random: Random) -> Chain:
     """The first convolution of a network, and a pooling."""
-    side, (kernel, stride) = random.choice((128, 160, 224)), random.choice(((7, 2), (3, 2), (3, 1), (4, 4), (16, 16)))
+    side, (kernel, stride) = (
+        random.choice((128, 160, 224)),
+        random.choice(((7, 2), (3, 2), (3, 1), (4, 4), (16, 16))),
+    )
     channels = random.choice((16, 24, 32, 48, 64, 96))
     layers = nn.Sequential(
-        nn.Conv2d(3, channels, kernel, stride, kernel // 2 if kernel % 2 else 0), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        nn.Conv2d(3, channels, kernel, stride, kernel // 2 if kernel % 2 else 0),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
     )
     return layers, (3, side, side), 3.0 * channels * (kernel * side / stride) ** 2
 
 
 def linear(random: Random) -> Chain:
     """A perceptron of one hidden layer on each of many tokens, or on one."""
-    rows, width = random.choice((1, 1, 16, 49, 64, 144, 196, 784)), random.choice((64, 96, 128, 192, 256, 384, 512, 768, 1024))
-    hidden = random.choice((width, 2 * width, 4 * width))
+    rows = random.choice((1, 1, 16, 49, 64, 144, 196, 784))
+    width = random.choice(
+        (64, 96, 128, 192, 256, 384, 512, 768, 1024) if rows > 1 else (128, 512, 1280, 2048, 4096)
+    )
+    hidden = random.choice((width, 2 * width, 4 * width)) if width < 2048 else 4096
     layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
     shape = (rows, width) if rows > 1 else (width,)
     return layers, shape, 2.0 * rows * width * hidden
@@ -127,7 +152,9 @@ def linear(random: Random) -> Chain:
 def norms(random: Random) -> Chain:
     """Norms and activations over tokens."""
     rows, width = random.choice((16, 49, 196, 784, 3136)), random.choice((64, 96, 192, 384, 768))
-    layers = nn.Sequential(nn.LayerNorm(width), random.choice(ACTIVATIONS)(), nn.LayerNorm(width), nn.Softmax(-1))
+    layers = nn.Sequential(
+        nn.LayerNorm(width), random.choice(ACTIVATIONS)(), nn.LayerNorm(width), nn.Softmax(-1)
+    )
     return layers, (rows, width), 4.0 * rows * width
 
 
@@ -142,95 +169,6 @@ def pointwise_functions(random: Random) -> Chain:
         nn.MaxPool2d(2),
     )
     return layers, (channels, side, side), 6.0 * channels * side**2
-
-
-# ---- blocks ------------------------------------------------------------------------------------------------------
-
-
-class Shortcut(nn.Module):
-    """y = activation(body(x) + shortcut(x))."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, activation: nn.Module | None = None) -> None:
-        super().__init__()
-        self.body, self.shortcut, self.activation = body, shortcut, activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.body(x) + (x if self.shortcut is None else self.shortcut(x))
-        return y if self.activation is None else self.activation(y)
-
-
-class SqueezeExcite(nn.Module):
-    """Channels weighed by a gate computed from their means."""
-
-    def __init__(self, channels: int, hidden: int, gate: type[nn.Module] = nn.Sigmoid) -> None:
-        super().__init__()
-        self.reduce, self.expand = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
-        self.gate = gate()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True)))))
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention with one projection for queries, keys and values."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-
-
-class Transposed(nn.Module):
-    """Apply a module with two dimensions exchanged (of 3), or with channels last (of 4)."""
-
-    def __init__(self, body: nn.Module, dimensions: int = 4) -> None:
-        super().__init__()
-        self.body, self.dimensions = body, dimensions
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.dimensions == 3:
-            return self.body(x.transpose(1, 2)).transpose(1, 2)
-        return self.body(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Concatenated(nn.Module):
-    """x beside body(x), along the channels."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((x, self.body(x)), 1)
-
-
-class Tokens(nn.Module):
-    """Maps (B, C, H, W) to tokens (B, H·W, C), with a place added."""
-
-    def __init__(self, width: int, length: int) -> None:
-        super().__init__()
-        self.place = nn.Parameter(torch.zeros(1, length, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2) + self.place
-
-
-class MeanOfTokens(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1)
-
-
-def convolution(a: int, b: int, kernel: int = 1, stride: int = 1, groups: int = 1, activation: nn.Module | None = None) -> nn.Sequential:
-    """Convolution, batch norm, activation."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(a, b, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(b)
-    ]  # fmt: skip
-    return nn.Sequential(*layers, *([activation] if activation is not None else []))
 
 
 # ---- networks: (module, side of the image) -----------------------------------------------------------------------
@@ -250,7 +188,10 @@ def residual_network(random: Random) -> Network:
     """Basic or bottleneck blocks, plain or grouped, sometimes with squeeze and excitation."""
     bottleneck, gate = random.random() < 0.6, random.random() < 0.3
     width, size = random.choice((24, 32, 48, 64)), random.choice((0, 0, 8, 16, 24, 32))
-    stages: list[nn.Module] = [convolution(3, width, random.choice((3, 7)), 2, activation=nn.ReLU()), nn.MaxPool2d(3, 2, 1)]
+    stages: list[nn.Module] = [
+        convolution(3, width, random.choice((3, 7)), 2, activation=nn.ReLU()),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     channels = width
     for stage in range(4):
         inner = width * 2**stage
@@ -265,7 +206,10 @@ def residual_network(random: Random) -> Network:
                     convolution(inner, outer),
                 ]
             else:
-                body = [convolution(channels, inner, 3, stride, activation=nn.ReLU()), convolution(inner, outer, 3)]
+                body = [
+                    convolution(channels, inner, 3, stride, activation=nn.ReLU()),
+                    convolution(inner, outer, 3),
+                ]
             if gate:
                 body.append(nn.Sequential(SqueezeExcite(outer, max(8, outer // 16))))
             shortcut = convolution(channels, outer, 1, stride) if stride > 1 or channels != outer else None
@@ -284,10 +228,14 @@ def mobile_network(random: Random) -> Network:
         outer, expand, kernel = _rounded(width * scale), random.choice((1, 3, 4, 6)), random.choice((3, 3, 5))
         for block in range(random.choice((1, 2, 3))):
             inner, step = channels * expand, stride if block == 0 else 1
-            body: list[nn.Module] = [convolution(channels, inner, activation=activation())] if expand > 1 else []
+            body: list[nn.Module] = (
+                [convolution(channels, inner, activation=activation())] if expand > 1 else []
+            )
             body.append(convolution(inner, inner, kernel, step, inner, activation()))
             if gate:
-                body.append(SqueezeExcite(inner, max(4, inner // gate), random.choice((nn.Sigmoid, nn.Hardsigmoid))))
+                body.append(
+                    SqueezeExcite(inner, max(4, inner // gate), random.choice((nn.Sigmoid, nn.Hardsigmoid)))
+                )
             body.append(convolution(inner, outer))
             layers = nn.Sequential(*body)
             stages.append(Shortcut(layers) if step == 1 and channels == outer else layers)
@@ -306,14 +254,20 @@ def plain_network(random: Random) -> Network:
             stages.append(convolution(channels, width * 2**stage, 3, activation=nn.ReLU()))
             channels = width * 2**stage
         stages.append(nn.MaxPool2d(2))
-    return nn.Sequential(*stages, *_head(channels)), random.choice((64, 96, 128, 160))
+    side = random.choice((64, 96, 128, 160, 224))
+    if random.random() < 0.5:
+        return nn.Sequential(*stages, *_head(channels)), side
+    hidden = random.choice((512, 1024, 2048))
+    places = (side // 16) ** 2
+    head = [nn.Flatten(), nn.Linear(channels * places, hidden), nn.ReLU(), nn.Linear(hidden, 1000)]
+    return nn.Sequential(*stages, *head), side
 
 
 def dense_network(random: Random) -> Network:
     """Blocks that keep all earlier maps beside their own."""
     growth, channels = random.choice((16, 24, 32)), random.choice((32, 48, 64))
     stages: list[nn.Module] = [convolution(3, channels, 7, 2, activation=nn.ReLU()), nn.MaxPool2d(3, 2, 1)]
-    for stage in range(3):
+    for _stage in range(3):
         for _ in range(random.choice((2, 3, 4))):
             body = nn.Sequential(
                 nn.BatchNorm2d(channels), nn.ReLU(), convolution(channels, 4 * growth, activation=nn.ReLU()),
@@ -322,7 +276,12 @@ def dense_network(random: Random) -> Network:
             stages.append(Concatenated(body))
             channels += growth
         half = channels // 16 * 8
-        stages += [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, half, 1, bias=False), nn.AvgPool2d(2)]
+        stages += [
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, half, 1, bias=False),
+            nn.AvgPool2d(2),
+        ]
         channels = half
     return nn.Sequential(*stages, *_head(channels)), _side(random)
 
@@ -343,7 +302,12 @@ def modern_network(random: Random) -> Network:
             else:
                 perceptron = [
                     Transposed(
-                        nn.Sequential(nn.LayerNorm(outer), nn.Linear(outer, 4 * outer), nn.GELU(), nn.Linear(4 * outer, outer))
+                        nn.Sequential(
+                            nn.LayerNorm(outer),
+                            nn.Linear(outer, 4 * outer),
+                            nn.GELU(),
+                            nn.Linear(4 * outer, outer),
+                        )
                     )
                 ]
             stages.append(Shortcut(nn.Sequential(window, *perceptron)))
@@ -353,23 +317,38 @@ def modern_network(random: Random) -> Network:
 
 def transformer(random: Random) -> Network:
     """Attention over patches."""
-    width, head, patch = random.choice((96, 128, 192, 256, 384)), random.choice((32, 64)), random.choice((16, 16, 32))
+    width, head, patch = (
+        random.choice((96, 128, 192, 256, 384)),
+        random.choice((32, 64)),
+        random.choice((16, 16, 32)),
+    )
     side = random.choice((96, 128, 160, 192, 224))
     stages: list[nn.Module] = [nn.Conv2d(3, width, patch, patch), Tokens(width, (side // patch) ** 2)]
     for _ in range(random.choice((2, 3, 4))):
-        mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        stages += [Shortcut(nn.Sequential(nn.LayerNorm(width), SelfAttention(width, max(1, width // head)))), Shortcut(mlp)]
+        mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        stages += [
+            Shortcut(nn.Sequential(nn.LayerNorm(width), SelfAttention(width, max(1, width // head)))),
+            Shortcut(mlp),
+        ]
     return nn.Sequential(*stages, nn.LayerNorm(width), MeanOfTokens(), nn.Linear(width, 1000)), side
 
 
 def mixer(random: Random) -> Network:
     """Perceptrons over places and over channels in turn."""
-    width, patch, side = random.choice((128, 192, 256, 384)), random.choice((16, 32)), random.choice((128, 160, 192, 224))
+    width, patch, side = (
+        random.choice((128, 192, 256, 384)),
+        random.choice((16, 32)),
+        random.choice((128, 160, 192, 224)),
+    )
     length = (side // patch) ** 2
     stages: list[nn.Module] = [nn.Conv2d(3, width, patch, patch), Tokens(width, length)]
     for _ in range(random.choice((2, 3))):
         places = nn.Sequential(nn.Linear(length, width // 2), nn.GELU(), nn.Linear(width // 2, length))
-        channels = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        channels = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         stages += [Shortcut(nn.Sequential(nn.LayerNorm(width), Transposed(places, 3))), Shortcut(channels)]
     return nn.Sequential(*stages, nn.LayerNorm(width), MeanOfTokens(), nn.Linear(width, 1000)), side
 
@@ -378,7 +357,18 @@ def _rounded(channels: float) -> int:
     return max(8, int(channels + 4) // 8 * 8)
 
 
-CHAINS = [convolutions, pointwise, depthwise, grouped, stem, linear, norms, pointwise_functions, pointwise, depthwise]
+CHAINS = [
+    convolutions,
+    pointwise,
+    depthwise,
+    grouped,
+    stem,
+    linear,
+    norms,
+    pointwise_functions,
+    pointwise,
+    depthwise,
+]
 NETWORKS = [
     residual_network, mobile_network, plain_network, dense_network, modern_network, transformer, mixer,
     residual_network, mobile_network,

@@ -42,7 +42,9 @@ class Device:
         if self.runtime not in RUNTIMES:
             raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, not {self.runtime!r}")
         if self.kind != "cpu" and self.runtime == "onnxruntime":
-            raise ValueError(f"a {self.kind} device has the runtime torch; onnxruntime serves on the CPU alone")
+            raise ValueError(
+                f"a {self.kind} device has the runtime torch; onnxruntime serves on the CPU alone"
+            )
         for name in ("threads", "batch"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -65,13 +67,17 @@ class Device:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
-            raise DeviceError(f"{path}: {error.strerror or error}; tenfold calibrate makes a device file") from error
+            raise DeviceError(
+                f"{path}: {error.strerror or error}; tenfold calibrate makes a device file"
+            ) from error
         except UnicodeDecodeError as error:
             raise DeviceError(f"{path} is no device file (not text); run tenfold calibrate again") from error
         try:
             data = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise DeviceError(f"{path} is damaged (not JSON: {error}); run tenfold calibrate again") from error
+            raise DeviceError(
+                f"{path} is damaged (not JSON: {error}); run tenfold calibrate again"
+            ) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise DeviceError(f"{path} is no device file; tenfold calibrate makes one")
         if data.get("version") != VERSION:

@@ -20,7 +20,9 @@ from tenfold.cost.workload import Kernel
 from tenfold.errors import DeviceError
 
 FUSED = "fused"  # the bound of a layer that runs within another's kernel, or is folded away
-ROOFLINE_SLACK = 4.0  # what an uncalibrated network may take, in multiples of its roofline, which it cannot beat
+ROOFLINE_SLACK = (
+    4.0  # what an uncalibrated network may take, in multiples of its roofline, which it cannot beat
+)
 DTYPES = {1: "int8", 2: "fp16", 4: "fp32", 8: "fp64"}
 CALIBRATED, ROOFLINE = "calibrated", "roofline"
 
@@ -76,7 +78,9 @@ def predict_network(profile: Profile, device: Device) -> NetworkPrediction:
         return _calibrated(profile, device, device.calibration)
     if device.machine is not None:
         return _roofline(profile, device, device.machine)
-    raise DeviceError(f"nothing is known of {device.title}: tenfold calibrate measures it, or take one of the catalogue")
+    raise DeviceError(
+        f"nothing is known of {device.title}: tenfold calibrate measures it, or take one of the catalogue"
+    )
 
 
 def annotate(profile: Profile, device: Device) -> Profile:
@@ -89,8 +93,6 @@ def annotate(profile: Profile, device: Device) -> Profile:
     parts: dict[tuple[str, str], dict[str, float]] = {}
     for time in predicted.kernels:
         key = (time.kernel.layer, time.kernel.op)
-        if not time.kernel.operators:  # a copy between layouts belongs to the layer that made it
-            key = next((k for k in parts if k[0] == time.kernel.layer), key)
         sums = parts.setdefault(key, dict.fromkeys(time.parts_ms, 0.0))
         for name, ms in time.parts_ms.items():
             sums[name] += ms
@@ -102,11 +104,19 @@ def annotate(profile: Profile, device: Device) -> Profile:
     return replace(profile, layers=tuple(layers), prediction=predicted.prediction)
 
 
+def roofline_ms(profile: Profile, device: Device) -> float:
+    """The plain roofline: every operator at the machine's peaks, and no overhead. Predictions must do better."""
+    if device.machine is None:
+        raise DeviceError(f"the roofs of {device.title} are not known")
+    kernels = kernels_of(profile.operators, device)
+    return sum(max(parts[COMPUTE], parts[MEMORY]) for parts in _roofs(kernels, device.machine)) * 1e3
+
+
 def _calibrated(profile: Profile, device: Device, calibration: Calibration) -> NetworkPrediction:
     reference, fitted = calibration.reference, calibration.fitted
     kernels = kernels_of(profile.operators, device, reference.block)
     terms = terms_of(kernels, reference)
-    log, slope = log_gradient(terms, fitted.parameters, reference)
+    _log, slope = log_gradient(terms, fitted.parameters, reference)
     uncertain = float(slope @ fitted.covariance @ slope)
     spread = math.sqrt(uncertain + fitted.residual**2 + calibration.noise.spread**2)
     seconds = kernel_seconds(terms, fitted.parameters)
@@ -121,18 +131,26 @@ def _calibrated(profile: Profile, device: Device, calibration: Calibration) -> N
 def _roofline(profile: Profile, device: Device, machine: Machine) -> NetworkPrediction:
     kernels = kernels_of(profile.operators, device)
     rows = []
-    for kernel in kernels:
-        moved = kernel.activation_bytes + kernel.weight_bytes
-        dtype = DTYPES.get(kernel.itemsize, "fp32")
-        parts = roofline_parts(
-            machine, 2 * kernel.macs + kernel.other_flops, moved, dtype, level=level_of(machine, moved)
-        )
+    for parts in _roofs(kernels, machine):
         # Arithmetic and transfers overlap: the longer counts, and a launch.
         longer = COMPUTE if parts[COMPUTE] >= parts[MEMORY] else MEMORY
-        rows.append([parts[COMPUTE] * (longer == COMPUTE), parts[MEMORY] * (longer == MEMORY), parts[OVERHEAD]])
+        rows.append(
+            [parts[COMPUTE] * (longer == COMPUTE), parts[MEMORY] * (longer == MEMORY), parts[OVERHEAD]]
+        )
     table = 1e3 * np.array(rows)
     predicted = _made(kernels, table, float(table.sum()), 0.0, 0.0, ROOFLINE)
     return replace(predicted, high_ms=predicted.ms * ROOFLINE_SLACK)
+
+
+def _roofs(kernels: Sequence[Kernel], machine: Machine) -> list[dict[str, float]]:
+    """Seconds of compute, memory and overhead of each kernel at its roofs."""
+    found = []
+    for kernel in kernels:
+        moved = kernel.activation_bytes + kernel.weight_bytes
+        dtype = DTYPES.get(kernel.itemsize, "fp32")
+        flops = 2 * kernel.macs + kernel.other_flops
+        found.append(roofline_parts(machine, flops, moved, dtype, level=level_of(machine, moved)))
+    return found
 
 
 def _made(

@@ -17,7 +17,18 @@ from tenfold.cost.workload import Kernel, kernel_of
 
 ALIGNMENT = 4  # convolutions whose channels are no multiple of it stay in the plain layout
 ACTIVATIONS = frozenset(
-    "relu sigmoid tanh leaky_relu clamp clamp_min hardtanh hardsigmoid hardswish relu6".split()
+    [
+        "relu",
+        "sigmoid",
+        "tanh",
+        "leaky_relu",
+        "clamp",
+        "clamp_min",
+        "hardtanh",
+        "hardsigmoid",
+        "hardswish",
+        "relu6",
+    ]
 )
 KEEPS_LAYOUT = frozenset({"pool", "batch norm", "heavy"})
 
@@ -75,7 +86,7 @@ class _Fusion:
     def _host(self, operator: OperatorCost, sources: Sequence[int]) -> int | None:
         """The operator whose kernel this one joins."""
         name = operator.op.strip("_")
-        for source in reversed(sorted(sources)):
+        for source in sorted(sources, reverse=True):
             if source < 0 or self.readers[source] != 1:
                 continue
             kernel = self.kernels[self.home[source]]
@@ -89,7 +100,9 @@ class _Fusion:
                 continue
             if "batch_norm" in name and not joined and _is_convolution(kernel):
                 return source
-            if name in ACTIVATIONS or (name in ("mul", "add", "sub") and operator.weight_bytes and not joined):
+            if name in ACTIVATIONS or (
+                name in ("mul", "add", "sub") and operator.weight_bytes and not joined
+            ):
                 return source  # a constant for each channel folds into the weights
             if name == "add" and self._adds_shortcut(operator, source, sources):
                 return source
@@ -108,9 +121,7 @@ class _Fusion:
     def _join(self, number: int, operator: OperatorCost, host: int) -> None:
         at = self.home[host]
         kernel = self.kernels[at]
-        shortcut = max(
-            0, operator.bytes_read - operator.weight_bytes - self.operators[host].bytes_written
-        )
+        shortcut = max(0, operator.bytes_read - operator.weight_bytes - self.operators[host].bytes_written)
         self.kernels[at] = replace(
             kernel,
             operators=(*kernel.operators, number),
@@ -166,32 +177,21 @@ class _Fusion:
         return True
 
     def _reorder(self, source: int, to_blocks: bool, reader: Kernel | None = None) -> None:
-        """A copy of an output in the other layout, made once."""
+        """A copy of an output in the other layout, made once. It belongs to the layer whose kernel made the output,
+        or, of the network's input, to the layer that reads it."""
         if (source, to_blocks) in self.copied:
             return
         self.copied.add((source, to_blocks))
         if source >= 0:
-            operator = self.operators[source]
-            layer, size, elements = operator.layer, operator.bytes_written, prod(operator.output_shape)
-            batch = operator.output_shape[0]
+            owner, size = self.kernels[self.home[source]], self.operators[source].bytes_written
         else:
             assert reader is not None
-            layer, size, elements = reader.layer, reader.read_bytes, reader.read_bytes // reader.itemsize
-            batch = reader.batch
+            owner, size = reader, reader.read_bytes
+        elements = size // owner.itemsize
         self.kernels.append(
-            Kernel("reorder", layer, "reorder", (), 0, 0, elements, 0, size, size, batch=batch)
+            Kernel("reorder", owner.layer, owner.op, (), 0, 0, elements, 0, size, size, batch=owner.batch)
         )
 
 
 def _is_convolution(kernel: Kernel) -> bool:
     return "convolution" in kernel.family or kernel.family == "stem"
-
-
-def is_plain(kernel: Kernel, block: int) -> bool:
-    """Whether a convolution falls to the slower kernels of the plain layout, by its sizes alone."""
-    if not _is_convolution(kernel):
-        return False
-    if kernel.family == "grouped convolution":
-        return bool(kernel.columns % block or (kernel.depth // kernel.window) % block)
-    return bool((kernel.columns * kernel.groups) % ALIGNMENT)
-

@@ -21,13 +21,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.cost.workload import FAMILIES, PRODUCTS, Kernel
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 SCALES = (16.0, 64.0, 256.0, 1024.0)  # of rows, columns and depth
 WINDOWS = (9, 25, 49)
@@ -128,7 +129,11 @@ def terms_of(kernels: Sequence[Kernel], reference: Reference) -> Terms:
         spread = hats(kernel.activation_bytes)
         own = position[f"memory/{family}/size/{SIZE_KNOTS[0]:g}"]
         columns[2].append(
-            [position[f"memory/{family}"], *range(size_at, size_at + len(spread)), *range(own, own + len(spread[::2]))]
+            [
+                position[f"memory/{family}"],
+                *range(size_at, size_at + len(spread)),
+                *range(own, own + len(spread[::2])),
+            ]
         )
         coarse = hats(kernel.activation_bytes, SIZE_KNOTS[::2])
         values[2].append([1.0, *spread, *coarse])
@@ -153,7 +158,9 @@ def padded_macs(kernel: Kernel, block: int) -> float:
 def product_features(kernel: Kernel) -> list[float]:
     """φ: 1, the saturations of rows (of one example), columns and depth, the window, the stride, the batch."""
     columns = kernel.groups if kernel.family == "depthwise convolution" else kernel.columns
-    rows = kernel.rows / kernel.batch if kernel.family not in ("linear", "product", "attention") else kernel.rows
+    rows = (
+        kernel.rows / kernel.batch if kernel.family not in ("linear", "product", "attention") else kernel.rows
+    )
     sides = [1 / (1 + side / scale) for side in (rows, columns, kernel.depth) for scale in SCALES]
     windows = [float(kernel.window == window) for window in WINDOWS]
     return [1.0, *sides, *windows, float(kernel.stride > 1), 1 / kernel.batch]
@@ -173,7 +180,8 @@ def hats(size: float, knots: Sequence[float] = SIZE_KNOTS) -> list[float]:
 def kernel_seconds(terms: Terms, parameters: Array) -> Array:
     """Seconds of overhead, compute, activations and weights of every kernel: (n, 4)."""
     exponents = [
-        (value * parameters[column]).sum(axis=1) for column, value in zip(terms.columns, terms.values, strict=True)
+        (value * parameters[column]).sum(axis=1)
+        for column, value in zip(terms.columns, terms.values, strict=True)
     ]
     return terms.base * np.exp(np.stack(exponents, axis=1))
 

@@ -60,7 +60,9 @@ def heartbeat(device: Device) -> Callable[[], float]:
     return beat
 
 
-def eager(device: Device, dtype: torch.dtype = torch.float32) -> Callable[[nn.Module, Tensor], Callable[[], Any]]:
+def eager(
+    device: Device, dtype: torch.dtype = torch.float32
+) -> Callable[[nn.Module, Tensor], Callable[[], Any]]:
     """Prepares modules to run eagerly on the device; a call returns when its result is there."""
     place = torch.device(device.kind)
 

@@ -84,7 +84,9 @@ class Machine:
         return cls(**{**data, "levels": levels})
 
 
-def attainable(machine: Machine, intensity: float, dtype: str = "fp32", level: MemoryLevel | None = None) -> float:
+def attainable(
+    machine: Machine, intensity: float, dtype: str = "fp32", level: MemoryLevel | None = None
+) -> float:
     """The most operations/s at `intensity` operations for each byte of `level` (main memory unless told)."""
     return min(machine.peak(dtype), intensity * (level or machine.memory).bytes_per_s)
 

@@ -26,7 +26,25 @@ FAMILIES = PRODUCTS + MOVERS
 STEM_CHANNELS = 8  # a convolution of fewer input channels fills no vector with them
 
 _HEAVY = frozenset(
-    "gelu silu sigmoid tanh exp erf mish softplus pow elu selu log log_sigmoid_forward sin cos rsqrt sqrt".split()
+    [
+        "gelu",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "exp",
+        "erf",
+        "mish",
+        "softplus",
+        "pow",
+        "elu",
+        "selu",
+        "log",
+        "log_sigmoid_forward",
+        "sin",
+        "cos",
+        "rsqrt",
+        "sqrt",
+    ]
 )
 _RESIZE = ("upsample", "pad", "grid_sampler", "pixel_shuffle", "pixel_unshuffle", "roll", "im2col", "col2im")
 _GATHER = ("embedding", "index", "gather", "take", "scatter", "masked_select")

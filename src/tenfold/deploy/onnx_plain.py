@@ -6,13 +6,14 @@ The graph is what the exporter and `slim` make of the same layers, up to what th
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from tenfold.cost import calibration_networks as networks
+from tenfold.cost import calibration_blocks as blocks
 
 OPSET = 20
 Emitter = Callable[["_Graph", nn.Module, str], str]
@@ -24,7 +25,7 @@ def plain_onnx(chain: nn.Sequential, shape: tuple[int, ...]) -> onnx.ModelProto 
         return None
     graph = _Graph(len(shape))
     value = graph.emit(chain, "input")
-    dimensions = ["batch", *shape[1:]]
+    dimensions: list[str | int | None] = ["batch", *shape[1:]]
     made = helper.make_graph(
         graph.nodes,
         "chain",
@@ -53,7 +54,7 @@ class _Graph:
         """Write down a layer that reads the value `x`; the name of its output."""
         return EMITTERS[type(layer)](self, layer, x)
 
-    def node(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Call an operator; the name of its output."""
         name = f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
@@ -80,14 +81,19 @@ def _linear(graph: _Graph, layer: nn.Module, x: str) -> str:
 
 def _pool(graph: _Graph, layer: nn.Module, x: str) -> str:
     assert isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d))
-    kernel, stride, padding = int(layer.kernel_size), int(layer.stride), int(layer.padding)
+    # Calibration's poolings are square, so that one number describes each of these.
+    kernel, stride, padding = (
+        value if isinstance(value, int) else value[0]
+        for value in (layer.kernel_size, layer.stride, layer.padding)
+    )
     operator = "MaxPool" if isinstance(layer, nn.MaxPool2d) else "AveragePool"
     return graph.node(operator, x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[padding] * 4)
 
 
 def _batch_norm(graph: _Graph, layer: nn.Module, x: str) -> str:
     assert isinstance(layer, nn.BatchNorm2d)
-    assert layer.running_mean is not None and layer.running_var is not None
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
     weights = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     return graph.node("BatchNormalization", x, *map(graph.weight, weights))
 
@@ -112,20 +118,20 @@ def _sequence(graph: _Graph, layer: nn.Module, x: str) -> str:
 
 
 def _shortcut(graph: _Graph, layer: nn.Module, x: str) -> str:
-    assert isinstance(layer, networks.Shortcut)
+    assert isinstance(layer, blocks.Shortcut)
     y = graph.emit(layer.body, x)
     y = graph.node("Add", y, x if layer.shortcut is None else graph.emit(layer.shortcut, x))
     return y if layer.activation is None else graph.emit(layer.activation, y)
 
 
 def _squeeze(graph: _Graph, layer: nn.Module, x: str) -> str:
-    assert isinstance(layer, networks.SqueezeExcite)
+    assert isinstance(layer, blocks.SqueezeExcite)
     hidden = graph.node("Relu", graph.emit(layer.reduce, graph.node("GlobalAveragePool", x)))
     return graph.node("Mul", x, graph.emit(layer.gate, graph.emit(layer.expand, hidden)))
 
 
 def _transposed(graph: _Graph, layer: nn.Module, x: str) -> str:
-    assert isinstance(layer, networks.Transposed)
+    assert isinstance(layer, blocks.Transposed)
     if layer.dimensions == 3:
         there = back = [0, 2, 1]
     else:
@@ -134,12 +140,12 @@ def _transposed(graph: _Graph, layer: nn.Module, x: str) -> str:
 
 
 def _concatenated(graph: _Graph, layer: nn.Module, x: str) -> str:
-    assert isinstance(layer, networks.Concatenated)
+    assert isinstance(layer, blocks.Concatenated)
     return graph.node("Concat", x, graph.emit(layer.body, x), axis=1)
 
 
 def _tokens(graph: _Graph, layer: nn.Module, x: str) -> str:
-    assert isinstance(layer, networks.Tokens)
+    assert isinstance(layer, blocks.Tokens)
     shape = graph.weight(torch.tensor([0, layer.place.shape[2], -1]))
     flat = graph.node("Transpose", graph.node("Reshape", x, shape), perm=[0, 2, 1])
     return graph.node("Add", flat, graph.weight(layer.place))
@@ -155,7 +161,7 @@ def _flatten(graph: _Graph, layer: nn.Module, x: str) -> str:
     return graph.node("Flatten", x)
 
 
-def _one(operator: str, **attributes: object) -> Emitter:
+def _one(operator: str, **attributes: Any) -> Emitter:
     return lambda graph, layer, x: graph.node(operator, x, **attributes)
 
 
@@ -177,10 +183,10 @@ EMITTERS: dict[type[nn.Module], Emitter] = {
     nn.AdaptiveAvgPool2d: _one("GlobalAveragePool"),
     nn.Flatten: _flatten,
     nn.Sequential: _sequence,
-    networks.Shortcut: _shortcut,
-    networks.SqueezeExcite: _squeeze,
-    networks.Transposed: _transposed,
-    networks.Concatenated: _concatenated,
-    networks.Tokens: _tokens,
-    networks.MeanOfTokens: _mean_of_tokens,
+    blocks.Shortcut: _shortcut,
+    blocks.SqueezeExcite: _squeeze,
+    blocks.Transposed: _transposed,
+    blocks.Concatenated: _concatenated,
+    blocks.Tokens: _tokens,
+    blocks.MeanOfTokens: _mean_of_tokens,
 }
