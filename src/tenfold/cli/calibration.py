@@ -65,7 +65,8 @@ def bench(
 
     from tenfold.compress import load_network
     from tenfold.cost import environment, profile, read_device
-    from tenfold.deploy.prediction_check import checked, measure_twice, row_json, runner_of, summary
+    from tenfold.cost.prediction_check import checked, row_json, summary
+    from tenfold.deploy.timing_networks import measure_twice, runner_of
     from tenfold.errors import DeviceError
     from tenfold.files import write_json
 

@@ -20,7 +20,7 @@ from tenfold.cost.cpu import cpu_features
 from tenfold.cost.device import Device
 from tenfold.cost.kernel_model import Fitted, Reference, Terms, fit, log_gradient, terms_of
 from tenfold.cost.launches import kernels_of
-from tenfold.cost.probing import eager, heartbeat, probe
+from tenfold.cost.probing import eager, heartbeat, probe, settle_allocator
 from tenfold.cost.provenance import environment
 from tenfold.cost.record import OperatorCost
 from tenfold.cost.roofline import Machine
@@ -35,6 +35,7 @@ MIN_CALLS, MAX_CALLS = 3, 40
 DISTURBED = 1.25  # times the usual heartbeat: the sample is timed again
 CHAIN_NOISE, NETWORK_NOISE = 0.10, 0.04  # spread of the logarithm that the model is allowed
 FOLDS = 5
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = {"cpu": (1, 1, 8, 4, 2), "cuda": (1, 1, 8, 32, 256)}
 CHAIN_WORK = {"cpu": 6e8, "cuda": 2e11}  # multiply-adds of one chain, at most
 
@@ -53,6 +54,7 @@ class Observation:
 def calibrate(
     device: Device,
     *,
+    dtype: str = "fp32",
     prepare: Prepare | None = None,
     seconds: float = 60.0,
     seed: int = 0,
@@ -61,19 +63,23 @@ def calibrate(
     """Measure this machine for `seconds` and return `device` with roofs and a fitted predictor.
 
     `prepare(module, inputs)` makes the call that is timed; it must have finished when it returns. Without it the
-    module runs eagerly in PyTorch. The error that is stored was found by cross-validation, on networks that each
+    module runs eagerly in PyTorch. `dtype` ("fp32", "fp16" or "bf16") is what everything is counted and run in; the
+    predictor serves networks of that type alone. The error that is stored was found by cross-validation, on networks that each
     fit had not seen.
     """
     started = time.monotonic()
     if device.kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA device that PyTorch can use")
+    if dtype not in TORCH_DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(TORCH_DTYPES)}, not {dtype!r}")
     prepare = prepare or eager(device)
     progress(0.0, "measuring the roofs")
+    settle_allocator()
     machine = probe(device)
-    reference = reference_of(device, machine)
+    reference = reference_of(device, machine, dtype)
     deadline = started + seconds * (1 - FIT_SHARE)
     found, beats = observe(
-        device, prepare, started, deadline, seed, lambda s, t: progress(s * (1 - FIT_SHARE), t)
+        device, prepare, started, deadline, seed, lambda s, t: progress(s * (1 - FIT_SHARE), t), dtype
     )
     progress(1 - FIT_SHARE, f"fitting to {len(found)} measurements")
     calibration = fitted_calibration(device, found, beats, reference, started)
@@ -85,7 +91,8 @@ def reference_of(device: Device, machine: Machine, dtype: str = "fp32") -> Refer
     """Where the parameters of the fit start."""
     if device.kind == "cuda":
         return Reference(
-            machine.peak(dtype) / 2, machine.memory.bytes_per_s, 2 * machine.launch_s, 5e-6, block=8, floor_s=2e-6, asynchronous=True
+            machine.peak(dtype) / 2, machine.memory.bytes_per_s, 2 * machine.launch_s, 5e-6, block=8, floor_s=2e-6,
+            asynchronous=True, dtype=dtype,
         )  # fmt: skip
     kernel_s = machine.launch_s * 2 if device.runtime == "torch" else 3e-6
     return Reference(
@@ -100,7 +107,13 @@ def vector_block() -> int:
 
 
 def observe(
-    device: Device, prepare: Prepare, started: float, deadline: float, seed: int, progress: Progress
+    device: Device,
+    prepare: Prepare,
+    started: float,
+    deadline: float,
+    seed: int,
+    progress: Progress,
+    dtype: str = "fp32",
 ) -> tuple[list[Observation], Noise]:
     """Time samples until the deadline, with a heartbeat before and after each."""
     beat = heartbeat(device)
@@ -114,9 +127,9 @@ def observe(
         progress(
             (time.monotonic() - started) / (deadline - started), f"timing {sample.kind}, {len(found)} done"
         )
-        inputs = sample.inputs()
-        operators = profile(sample.module, inputs).operators
-        call = prepare(sample.module, inputs)
+        module, inputs = sample.module.to(TORCH_DTYPES[dtype]), sample.inputs().to(TORCH_DTYPES[dtype])
+        operators = profile(module, inputs).operators
+        call = prepare(module, inputs)
         usual = float(np.median(beats))
         timed, after = _timed(call), beat()
         if max(beats[-1], after) > DISTURBED * usual and time.monotonic() < deadline:

@@ -24,6 +24,7 @@ ROOFLINE_SLACK = (
     4.0  # what an uncalibrated network may take, in multiples of its roofline, which it cannot beat
 )
 DTYPES = {1: "int8", 2: "fp16", 4: "fp32", 8: "fp64"}
+ITEMSIZES = {"fp32": 4, "fp16": 2, "bf16": 2}
 CALIBRATED, ROOFLINE = "calibrated", "roofline"
 
 
@@ -115,6 +116,7 @@ def roofline_ms(profile: Profile, device: Device) -> float:
 def _calibrated(profile: Profile, device: Device, calibration: Calibration) -> NetworkPrediction:
     reference, fitted = calibration.reference, calibration.fitted
     kernels = kernels_of(profile.operators, device, reference.block)
+    _check_type(kernels, reference.dtype, profile.network)
     terms = terms_of(kernels, reference)
     _log, slope = log_gradient(terms, fitted.parameters, reference)
     uncertain = float(slope @ fitted.covariance @ slope)
@@ -140,6 +142,19 @@ def _roofline(profile: Profile, device: Device, machine: Machine) -> NetworkPred
     table = 1e3 * np.array(rows)
     predicted = _made(kernels, table, float(table.sum()), 0.0, 0.0, ROOFLINE)
     return replace(predicted, high_ms=predicted.ms * ROOFLINE_SLACK)
+
+
+def _check_type(kernels: Sequence[Kernel], dtype: str, network: str) -> None:
+    """Most of the arithmetic must be in the type that was calibrated."""
+    sizes: dict[int, int] = {}
+    for kernel in kernels:
+        sizes[kernel.itemsize] = sizes.get(kernel.itemsize, 0) + kernel.macs
+    size = max(sizes, key=lambda size: sizes[size])
+    if sizes[size] and size != ITEMSIZES[dtype]:
+        raise DeviceError(
+            f"{network} computes in {8 * size} bits and the device was calibrated for {dtype}; "
+            "cast the network, or calibrate for its type"
+        )
 
 
 def _roofs(kernels: Sequence[Kernel], machine: Machine) -> list[dict[str, float]]:

@@ -46,6 +46,7 @@ class Reference:
     call_s: float
     block: int = 16  # channels that a vector holds
     floor_s: float = 0.0  # of any kernel on the device itself, where it runs apart from the processor
+    dtype: str = "fp32"  # what networks are counted and run in
     asynchronous: bool = False  # launching goes on while kernels run: the longer of the two counts
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from tenfold.cost import Device, Profile, measure, predict_network, roofline_ms, spearman
-from tenfold.deploy.artifact import Runner
-from tenfold.deploy.onnx_export import export_onnx
-from tenfold.deploy.runners import EagerRunner, OnnxRunner
+from tenfold.cost.device import Device
+from tenfold.cost.device_prediction import predict_network, roofline_ms
+from tenfold.cost.record import Profile
+from tenfold.cost.statistics import spearman
 
 
 @dataclass(frozen=True)
@@ -47,29 +42,6 @@ class Check:
     def held(self) -> bool:
         """Whether the interval holds what was measured."""
         return self.low_ms <= self.truth_ms <= self.high_ms
-
-
-def runner_of(model: nn.Module, inputs: torch.Tensor, device: Device) -> Runner:
-    """The network as the device's runtime runs it."""
-    if device.runtime == "torch":
-        return EagerRunner(model, device.threads)
-    with tempfile.TemporaryDirectory(prefix="tenfold-bench-") as folder:
-        path = Path(folder, "network.onnx")
-        export_onnx(model, inputs, path)
-        return OnnxRunner(path, device.threads)
-
-
-def measure_twice(
-    runners: dict[str, Runner], inputs: dict[str, torch.Tensor], seconds: float
-) -> dict[str, list[float]]:
-    """The median milliseconds of each, in two passes over all: what lies between shows what the machine does."""
-    found: dict[str, list[float]] = {name: [] for name in runners}
-    for order in (list(runners), list(runners)[::-1]):
-        for name in order:
-            call = partial(runners[name], inputs[name])
-            timing = measure({name: call}, seconds=seconds, min_runs=5)
-            found[name].append(timing[name].median_ms)
-    return found
 
 
 def checked(name: str, counted: Profile, batch: int, times: Sequence[float], device: Device) -> Check:
