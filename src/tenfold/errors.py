@@ -44,3 +44,7 @@ class DeviceError(TenfoldError):
 
 class OutputError(TenfoldError):
     """The output folder cannot be used or written."""
+
+
+class TenfoldWarning(UserWarning):
+    """Something that the user should know before the work goes on."""

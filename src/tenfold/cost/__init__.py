@@ -4,7 +4,7 @@ from tenfold.cost.calibrating import calibrate
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.catalogue import catalogue_device, catalogue_machine, catalogue_names, read_device
 from tenfold.cost.count import profile
-from tenfold.cost.cpu import cpu_features, has_int8_dot_product
+from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
 from tenfold.cost.device_prediction import NetworkPrediction, annotate, predict_network, roofline_ms
 from tenfold.cost.formulas import register
@@ -71,5 +71,6 @@ __all__ = [
     "ridge",
     "roofline_ms",
     "spearman",
+    "vector_lanes",
     "wilson_interval",
 ]
