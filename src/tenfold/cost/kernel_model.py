@@ -207,7 +207,8 @@ def log_gradient(terms: Terms, parameters: Array, reference: Reference) -> tuple
     found = np.zeros(len(parameters))
     for part, (column, value) in enumerate(zip(terms.columns, terms.values, strict=True)):
         weight = by_launching if part == 0 else by_work
-        np.add.at(found, column, weight * value * seconds[:, part : part + 1])
+        share = weight * value * seconds[:, part : part + 1]
+        found += np.bincount(column.ravel(), share.ravel(), minlength=len(parameters))
     found[0] += call_s
     return math.log(total), found / total
 
