@@ -186,7 +186,7 @@ def test_what_onnx_runtime_fuses():
     )
     kernels = fused_kernels(counted.operators)
     assert [kernel.family for kernel in kernels] == [
-        "stem", "convolution", "pointwise convolution", "heavy", "reduction", "reorder", "linear",
+        "stem", "convolution", "pointwise convolution", "gelu", "reduction", "reorder", "linear",
     ]  # fmt: skip
     members = [[counted.operators[number].op.strip("_") for number in kernel.operators] for kernel in kernels]
     assert members[:3] == [

@@ -30,7 +30,7 @@ ACTIVATIONS = frozenset(
         "relu6",
     ]
 )
-KEEPS_LAYOUT = frozenset({"pool", "batch norm", "heavy"})
+KEEPS_LAYOUT = frozenset({"pool", "batch norm", "heavy", "gelu", "silu", "hardswish"})
 
 
 def fused_kernels(operators: Sequence[OperatorCost], block: int = 16) -> tuple[Kernel, ...]:

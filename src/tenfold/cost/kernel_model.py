@@ -31,6 +31,7 @@ from tenfold.cost.workload import FAMILIES, PRODUCTS, Kernel
 Array = NDArray[Any]
 
 SCALES = (16.0, 64.0, 256.0, 1024.0)  # of rows, columns and depth
+ROW = 64.0  # elements of a row: norms and softmaxes of shorter ones cost more for each
 WINDOWS = (9, 25, 49)
 SIZE_KNOTS = tuple(2.0**power for power in (14, 17, 20, 22, 24, 26, 28))  # bytes
 PARTS = ("overhead", "compute", "memory")
@@ -58,6 +59,7 @@ def parameter_names() -> tuple[str, ...]:
     for family in PRODUCTS:
         names += [f"compute/{family}/{feature}" for feature in _product_features()]
     names += [f"memory/{family}" for family in FAMILIES]
+    names += [f"memory/{family}/row" for family in FAMILIES]
     names += [f"memory/size/{knot:g}" for knot in SIZE_KNOTS]
     names += [f"memory/{family}/size/{knot:g}" for family in FAMILIES for knot in SIZE_KNOTS[::2]]
     names += [f"weights/size/{knot:g}" for knot in SIZE_KNOTS]
@@ -132,12 +134,13 @@ def terms_of(kernels: Sequence[Kernel], reference: Reference) -> Terms:
         columns[2].append(
             [
                 position[f"memory/{family}"],
+                position[f"memory/{family}/row"],
                 *range(size_at, size_at + len(spread)),
                 *range(own, own + len(spread[::2])),
             ]
         )
         coarse = hats(kernel.activation_bytes, SIZE_KNOTS[::2])
-        values[2].append([1.0, *spread, *coarse])
+        values[2].append([1.0, 1 / (1 + kernel.depth / ROW), *spread, *coarse])
         base[number, 3] = kernel.weight_bytes / reference.bytes_per_s
         columns[3].append(list(range(weights_at, weights_at + len(weight_hats))))
         values[3].append(list(weight_hats))

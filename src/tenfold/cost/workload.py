@@ -18,34 +18,22 @@ PRODUCTS = (
     "product", "attention",
 )  # fmt: skip
 MOVERS = (
-    "light", "heavy", "broadcast", "batch norm", "norm", "softmax", "pool", "reduction", "copy", "concat", "gather",
+    "light", "heavy", "gelu", "silu", "hardswish", "broadcast", "batch norm", "norm", "softmax", "pool", "reduction",
+    "copy", "concat", "gather",
     "resize", "reorder", "other",
 )  # fmt: skip
 FAMILIES = PRODUCTS + MOVERS
 
 STEM_CHANNELS = 8  # a convolution of fewer input channels fills no vector with them
 
+# Functions that runtimes implement each in its own way.
+OWN_LAW = frozenset({"gelu", "silu", "hardswish"})
 _HEAVY = frozenset(
-    [
-        "gelu",
-        "silu",
-        "sigmoid",
-        "tanh",
-        "exp",
-        "erf",
-        "mish",
-        "softplus",
-        "pow",
-        "elu",
-        "selu",
-        "log",
-        "log_sigmoid_forward",
-        "sin",
-        "cos",
-        "rsqrt",
-        "sqrt",
-    ]
-)
+    {
+        "sigmoid", "tanh", "exp", "erf", "mish", "softplus", "pow", "elu", "selu", "log", "log_sigmoid_forward", "sin",
+        "cos", "rsqrt", "sqrt",
+    }
+)  # fmt: skip
 _RESIZE = ("upsample", "pad", "grid_sampler", "pixel_shuffle", "pixel_unshuffle", "roll", "im2col", "col2im")
 _GATHER = ("embedding", "index", "gather", "take", "scatter", "masked_select")
 
@@ -139,6 +127,8 @@ def family_of(operator: OperatorCost) -> str:
         return "copy"
     if operator.kind == record.UNKNOWN:
         return "other"
+    if name in OWN_LAW:
+        return name
     if name in _HEAVY:
         return "heavy"
     sizes = [prod(shape) for shape in shapes if prod(shape) > 1]
