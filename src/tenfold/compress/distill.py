@@ -66,7 +66,9 @@ class Distill:
 
     `seconds` and `epochs` bound the run, with the job's deadline; without any, it takes 20 epochs. `temperature` and
     `alpha` (the share of the data's own labels) are those of Hinton et al. `learning_rate` and `batch_size` (an upper
-    bound) are chosen from the network and the number of examples if not given. `hidden` names pairs
+    bound) are chosen from the network and the number of examples if not given. `precision` and `teacher_precision`
+    ("fp32", "bf16", either followed by ", channels last") are found by timing if not given; a recipe that is to give
+    the same network again states them. `hidden` names pairs
     (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them. `examples` bounds
     how many training examples are used.
     """
@@ -80,12 +82,21 @@ class Distill:
     hidden: tuple[tuple[str, str], ...] | Matching = Matching.NONE
     hidden_weight: float = 1.0
     examples: int | None = None
+    precision: str | None = None
+    teacher_precision: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"Distill: {name} must be a finite number above 0, not {value!r}")
+        for name in ("precision", "teacher_precision"):
+            value = getattr(self, name)
+            if value is not None:
+                try:
+                    Precision.named(value)
+                except ValueError as error:
+                    raise ValueError(f"Distill: {name}: {error}") from None
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"Distill: temperature must be above 0, not {self.temperature!r}")
         if not 0.0 <= self.alpha <= 1.0:
@@ -142,9 +153,14 @@ class Distill:
         batch_size = batch_for(len(train), self.batch_size, training_bytes(model, task.zeros(1)))
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
-        teacher = _kept(original, train, run)
+        asked = None if self.teacher_precision is None else Precision.named(self.teacher_precision)
+        teacher = _kept(original, train, run, asked)
         judge = _kept(original, held, run, teacher.precision)
-        precision = fastest_precision(student, train.select(range(batch_size))[0])
+        precision = (
+            fastest_precision(student, train.select(range(batch_size))[0])
+            if self.precision is None
+            else Precision.named(self.precision)
+        )
         versions = Versions(student, held, self._outputs_alone(judge), precision)
         versions.note("unchanged")
         if not versions.losses:
@@ -202,6 +218,7 @@ class Distill:
                 "batch_size": batch_size,
                 "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)},
                 "precision": str(precision),
+                "teacher_precision": str(teacher.precision),
                 "views": [view.value for view in views],
                 "hidden": [list(pair) for pair in pairs],
             },
@@ -331,7 +348,7 @@ def training_bytes(model: nn.Module, example: Inputs) -> float:
         return 0.0
 
 
-def _kept(teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None) -> TeacherOutputs:
+def _kept(teacher: nn.Module, split: Split, run: Run, precision: Precision | None) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
     key = f"teacher outputs {fingerprint(teacher, split)}"
     if key not in run.cache:

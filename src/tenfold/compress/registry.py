@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
-from tenfold.compress.coding import CodingError, Keys, decode_fields, encode_fields, short
+from tenfold.coding import CodingError, Keys, decode_fields, encode_fields, short
 from tenfold.compress.technique import Technique
 from tenfold.errors import RecipeError
 from tenfold.naming import nearest

@@ -1,6 +1,7 @@
 """Saving and loading changed networks: a folder with `structure.json` and `weights.safetensors`, and no pickle.
 
-A file names its base as `zoo:`, `timm:` or `hf:`, or not at all; then the caller hands it in:
+A file names its base as `zoo:`, `timm:`, `hf:` or an architecture of ours, or not at all; then the caller hands
+it in:
 `load(folder, base=factory)`. Loading repeats the structural change of every step and puts the weights in.
 """
 
@@ -25,7 +26,7 @@ from tenfold.compress.weights import packed, put
 from tenfold.cost import Inputs
 from tenfold.errors import NetworkError, OutputError, RecipeError, TenfoldError
 from tenfold.files import write_json
-from tenfold.models import is_named, named_network
+from tenfold.models import is_named, named_network, names
 from tenfold.naming import called, described, is_import_path, nearest
 
 STRUCTURE = "structure.json"
@@ -115,8 +116,8 @@ def load_network(
 ) -> tuple[nn.Module, str | None]:
     """The network that a user names, in eval mode, and its name if a file may hold it as a base.
 
-    `spec` is `package.module:factory`, `timm:NAME`, `hf:NAME_OR_FOLDER`, `zoo:NAME` or the folder of a saved
-    network. With `weights` False the named ones have random weights, and none are fetched: enough for counting.
+    `spec` is `package.module:factory`, `timm:NAME`, `hf:NAME_OR_FOLDER`, `zoo:NAME`, a name of `models.names()` or
+    the folder of a saved network (`./NAME` where a folder is called as one of those). With `weights` False the named ones have random weights, and none are fetched: enough for counting.
     Raises `NetworkError`, or `RecipeError` for a saved one that cannot be loaded.
     """
     if is_named(spec):
@@ -134,9 +135,10 @@ def load_network(
         if path.parent.is_dir()
         else ""
     )
+    offered = offered or nearest(spec.partition("?")[0], names())
     raise NetworkError(
-        f"no network {spec!r}{offered}; give package.module:factory, timm:NAME, hf:NAME_OR_FOLDER, zoo:NAME or the "
-        f"folder of a saved network"
+        f"no network {spec!r}{offered}; give package.module:factory, timm:NAME, hf:NAME_OR_FOLDER, zoo:NAME, a name "
+        f"that `tenfold models` lists or the folder of a saved network"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.compress.coding import CodingError, short
+from tenfold.coding import CodingError, short
 from tenfold.compress.recipe import Recipe, Step
 from tenfold.compress.registry import technique_from, technique_name, technique_to_dict
 from tenfold.compress.technique import Json
@@ -177,7 +177,7 @@ def require_base(base: Any) -> None:
     """Raise unless `base` is a name that a file may hold."""
     if not isinstance(base, str) or not is_named(base):
         raise RecipeError(
-            f"the base {short(base)} is not one that a file may name (zoo:, timm: or hf:): save without it, and "
+            f"the base {short(base)} is not one that a file may name (zoo:, timm:, hf: or an architecture of ours): save without it, and "
             f"load with tenfold.load(folder, base=factory)"
         )
 

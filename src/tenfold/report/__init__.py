@@ -1,6 +1,7 @@
 """Reports and plots, drawn from plain data."""
 
 from tenfold.report.frontier_report import write_report
+from tenfold.report.learning_curve import learning_curves
 from tenfold.report.picture import static_plot
 from tenfold.report.schema import SCHEMA, Budget, Layer, Layers, Phase, Point, Report
 from tenfold.report.terminal import frontier_table
@@ -14,6 +15,7 @@ __all__ = [
     "Point",
     "Report",
     "frontier_table",
+    "learning_curves",
     "static_plot",
     "write_report",
 ]

@@ -1,5 +1,6 @@
-"""Training loops: teaching from labels or from a teacher, fast on a processor, bounded in time."""
+"""Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
+from tenfold.training.augmentation import Augmentation
 from tenfold.training.faithfulness import faithful_views
 from tenfold.training.hidden import HiddenDistillation, stage_pairs
 from tenfold.training.loop import FitResult, fit, mean_loss
@@ -9,12 +10,22 @@ from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
 from tenfold.training.outputs import TeacherOutputs, fingerprint
 from tenfold.training.precision import Precision, fastest_precision
+from tenfold.training.recipes import (
+    TrainingRecipe,
+    parse_training_recipe,
+    training_recipe,
+    training_recipe_names,
+)
+from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.schedules import warmup_cosine
+from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
 
 __all__ = [
     "AdamW",
+    "Augmentation",
     "Batch",
+    "CurvePoint",
     "Distillation",
     "FitResult",
     "HiddenDistillation",
@@ -24,6 +35,8 @@ __all__ = [
     "Sgd",
     "Supervised",
     "TeacherOutputs",
+    "TrainingRecipe",
+    "TrainingResult",
     "View",
     "distillation_loss",
     "faithful_views",
@@ -33,8 +46,12 @@ __all__ = [
     "fit",
     "hard_loss",
     "mean_loss",
+    "parse_training_recipe",
     "refresh_statistics",
     "soft_loss",
     "stage_pairs",
+    "train",
+    "training_recipe",
+    "training_recipe_names",
     "warmup_cosine",
 ]
