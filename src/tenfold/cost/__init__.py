@@ -5,7 +5,7 @@ from tenfold.cost.calibrating import calibrate
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.catalogue import catalogue_device, catalogue_machine, catalogue_names, read_device
 from tenfold.cost.count import profile
-from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
+from tenfold.cost.cpu import cpu_count, cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
 from tenfold.cost.device_prediction import NetworkPrediction, annotate, predict_network, roofline_ms
 from tenfold.cost.fusion import FusedOperator, fused
@@ -53,6 +53,7 @@ __all__ = [
     "catalogue_device",
     "catalogue_machine",
     "catalogue_names",
+    "cpu_count",
     "cpu_features",
     "environment",
     "fused",
