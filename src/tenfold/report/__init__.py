@@ -2,18 +2,31 @@
 
 from tenfold.report.frontier_report import write_report
 from tenfold.report.picture import static_plot
+from tenfold.report.profile_report import write_profile
+from tenfold.report.profile_view import LayerView, View, view
+from tenfold.report.roofline_plot import require_matplotlib, roofline_plot
+from tenfold.report.roofs import Roofs
 from tenfold.report.schema import SCHEMA, Budget, Layer, Layers, Phase, Point, Report
 from tenfold.report.terminal import frontier_table
+from tenfold.report.totals import profile_comparison
 
 __all__ = [
     "SCHEMA",
     "Budget",
     "Layer",
+    "LayerView",
     "Layers",
     "Phase",
     "Point",
     "Report",
+    "Roofs",
+    "View",
     "frontier_table",
+    "profile_comparison",
+    "require_matplotlib",
+    "roofline_plot",
     "static_plot",
+    "view",
+    "write_profile",
     "write_report",
 ]

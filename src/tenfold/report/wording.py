@@ -42,6 +42,14 @@ def amount(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+def prefixed(value: float) -> str:
+    """A rate or a round value with a decimal prefix, for axes: 7.3e10 -> '73 G', 500 -> '500 '; a unit follows."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
 def duration(seconds: float | None) -> str:
     """'48 s', '4 min 12 s', '1 h 5 min'."""
     if seconds is None:

@@ -1,0 +1,212 @@
+"""One network's profile as the page, the picture and the terminal show it: plain figures, no torch.
+
+A layer's time is what the device's prediction says. Where a profile carries no prediction, a device still gives
+the roofline's bound, the least time that its peak rate and its bandwidth allow, and is called that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tenfold.cost import LayerCost, Profile
+from tenfold.report.roofs import Roofs
+
+NETWORK = "(network)"  # what runs in no layer but in the network's own forward
+STEPS = 2000  # operators on the memory timeline, at most
+
+PREDICTED, BOUND = "predicted", "bound"
+"""How a time came about: by the device's prediction, or as the roofline's least time."""
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One operator of one layer, over all its calls. `flops` counts arithmetic of every kind."""
+
+    number: int  # in order of the first call
+    name: str
+    op: str
+    kind: str
+    shape: str  # of its output
+    calls: int
+    params: int
+    macs: int
+    flops: int
+    moved: int  # bytes read and written
+    ms: float | None = None
+    bound: str | None = None
+
+    @property
+    def intensity(self) -> float:
+        """FLOP per byte."""
+        return self.flops / self.moved if self.moved else 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """FLOP/s that its time comes to; None where there is no time or no arithmetic."""
+        return 1e3 * self.flops / self.ms if self.ms and self.flops else None
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor alive at the peak of memory."""
+
+    layer: str
+    op: str  # that made it; "input" where nothing did
+    shape: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A moment on the memory timeline: `live` bytes of activations once this operator's output exists."""
+
+    number: int
+    layer: str
+    op: str
+    live: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Live bytes over the operators, the moment of the peak and the tensors alive then, largest first."""
+
+    steps: tuple[Step, ...]
+    operators: int  # in all; `steps` may be fewer
+    peak: Step
+    held: tuple[Held, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """One network on one device (or on none). `estimate` tells how the times came about, None that there are none."""
+
+    name: str
+    input: str
+    params: int
+    trainable_params: int
+    macs: int
+    other_flops: int
+    weight_bytes: int
+    activation_bytes: int
+    peak_bytes: int
+    moved: int
+    intensity: float
+    layers: tuple[LayerView, ...]
+    memory: Memory | None
+    unknown: tuple[str, ...]
+    estimate: str | None = None
+    ms: float | None = None
+    interval: tuple[float, float] | None = None  # of `ms`, in milliseconds
+
+    @property
+    def flops(self) -> int:
+        """2·macs."""
+        return 2 * self.macs
+
+    def share(self, bound: str) -> float:
+        """The share of the time that this binds, 0 where there is no time."""
+        if not self.ms:
+            return 0.0
+        return sum(layer.ms or 0.0 for layer in self.layers if layer.bound == bound) / self.ms
+
+
+def view(profile: Profile, name: str, roofs: Roofs | None = None) -> View:
+    """`profile` as it is shown, under `name`, with the times on the device that has these `roofs`."""
+    layers = tuple(_layer(number, layer, roofs) for number, layer in enumerate(profile.layers, start=1))
+    known = [layer.ms for layer in layers if layer.ms is not None]
+    return View(
+        name=name,
+        input=", ".join(map(_shape, profile.input_shapes)),
+        params=profile.params,
+        trainable_params=profile.trainable_params,
+        macs=profile.macs,
+        other_flops=profile.other_flops,
+        weight_bytes=profile.weight_bytes,
+        activation_bytes=profile.activation_bytes,
+        peak_bytes=profile.peak_activation_bytes,
+        moved=profile.bytes_read + profile.bytes_written,
+        intensity=profile.intensity,
+        layers=layers,
+        memory=_memory(profile),
+        unknown=profile.unknown,
+        estimate=BOUND if known else None,
+        ms=sum(known) if known else None,
+    )
+
+
+def _layer(number: int, layer: LayerCost, roofs: Roofs | None) -> LayerView:
+    flops, moved = layer.flops + layer.other_flops, layer.bytes_read + layer.bytes_written
+    return LayerView(
+        number=number,
+        name=layer.name or NETWORK,
+        op=operator(layer.op),
+        kind=layer.kind,
+        shape=_shape(layer.output_shape),
+        calls=layer.calls,
+        params=layer.params,
+        macs=layer.macs,
+        flops=flops,
+        moved=moved,
+        ms=roofs.least_ms(flops, moved) if roofs else None,
+        bound=roofs.bound(flops, moved) if roofs else None,
+    )
+
+
+def operator(op: str) -> str:
+    """An operator's name without the marks of backends and of working in place."""
+    return "attention" if "attention" in op else op.strip("_")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+def _memory(profile: Profile) -> Memory | None:
+    if not profile.operators:
+        return None
+    steps = [
+        Step(number, call.layer or NETWORK, operator(call.op), call.live_bytes)
+        for number, call in enumerate(profile.operators, start=1)
+    ]
+    return Memory(thinned(steps), len(steps), max(steps, key=lambda step: step.live), ())
+
+
+def thinned(steps: Sequence[Step], most: int = STEPS) -> tuple[Step, ...]:
+    """At most `most` steps: of each stretch of equal length its highest, so that the peak stays."""
+    stretch = -(-len(steps) // most)
+    return tuple(
+        max(steps[start : start + stretch], key=lambda step: step.live)
+        for start in range(0, len(steps), stretch)
+    )
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Layers that differ only in the numbers of their names: one point in a picture."""
+
+    name: str  # with * for the numbers that differ
+    layers: tuple[LayerView, ...]
+
+    @property
+    def short(self) -> str:
+        """The end of the name, enough to know it by in a picture."""
+        parts = self.name.split(".")
+        return ".".join(parts[-2:] if parts[-1].isdigit() or len(parts[-1]) < 4 else parts[-1:])
+
+
+def alike(layers: Sequence[LayerView]) -> list[Alike]:
+    """Layers of one operator, shape and cost whose names match but for numbers, in order of the first."""
+    groups: dict[tuple[object, ...], list[LayerView]] = {}
+    for layer in layers:
+        ms = None if layer.ms is None else f"{layer.ms:.6g}"
+        pattern = re.sub(r"\d+", "*", layer.name)
+        groups.setdefault((pattern, layer.op, layer.shape, layer.flops, layer.moved, ms), []).append(layer)
+    return [Alike(common_name([layer.name for layer in group]), tuple(group)) for group in groups.values()]
+
+
+def common_name(names: Sequence[str]) -> str:
+    """'blocks.0.fc' and 'blocks.1.fc' -> 'blocks.*.fc'; the names match but for their numbers."""
+    parts = zip(*(re.split(r"(\d+)", name) for name in names), strict=True)
+    return "".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
