@@ -11,12 +11,13 @@ from markupsafe import Markup
 from tenfold.errors import OutputError
 from tenfold.files import write_text
 from tenfold.report import wording
-from tenfold.report.layers import QUANTITIES, drawn, grouped, matched
+from tenfold.report.layers import SIDES, drawn, grouped, matched
 from tenfold.report.page import render
 from tenfold.report.profile_view import BOUND, Alike, LayerView, View, alike
 from tenfold.report.roofs import COMPUTE, MEMORY, OVERHEAD, Roofs
 from tenfold.report.totals import totals
 
+STAGE_QUANTITIES = {"ms": "Time", "macs": "MACs", "params": "Parameters"}
 MOST_HELD = 12  # tensors listed at the peak of memory
 KINDS = {
     "dense": "convolution or matrix product",
@@ -63,11 +64,10 @@ def write_profile(
         "legend": _legend(views),
         "marks": {key: Markup(_mark(key)) for key in SYMBOLS},
         "note": _note(views, roofs),
-        "bars_note": _bars_note(views, timed),
         "memory": any(view.memory for view in views),
         "most_held": MOST_HELD,
         "weights": " and ".join(wording.size(view.weight_bytes) for view in views),
-        "quantities": [(key, name) for key, name in QUANTITIES.items() if key != "ms" or timed],
+        "quantities": [(key, name) for key, name in STAGE_QUANTITIES.items() if key != "ms" or timed],
         "groups": stages(views),
         "headings": _headings(timed),
         "rows": [_rows(view, timed) for view in views],
@@ -154,20 +154,39 @@ def _bounded(views: Sequence[View]) -> bool:
 
 def stages(views: Sequence[View]) -> list[dict[str, Any]]:
     """Layers by the beginnings of their names; of two networks, stages of one name stand in one row."""
-    before, after = ([_costed(layer) for layer in view.layers] for view in (views[0], views[-1]))
-    rows = matched({"before": before if len(views) == 2 else [], "after": after})  # type: ignore[typeddict-item]
-    groups = drawn(grouped(rows))
-    for group in groups:
-        sides = [side for side in ("before", "after") if any(getattr(row, side) for row in rows)]
-        for bars in group["bars"].values():
-            for side in sides:
-                if bars[side] == 0:
-                    bars[f"{side}_text"] = "–"
-    return groups
+    before, after = (_costs(view) for view in (views[0], views[-1]))
+    groups = grouped(matched({"before": before if len(views) == 2 else [], "after": after}))  # type: ignore[typeddict-item]
+    rows = []
+    for row, group in zip(drawn(groups), groups, strict=True):
+        if not any(group.total(side, key) for side in SIDES for key in STAGE_QUANTITIES):
+            continue  # it costs nothing, like a dropout
+        for key, bars in row["bars"].items():
+            for side in SIDES:
+                total = group.total(side, key)
+                if all(getattr(layer, side) is None for layer in group.rows):
+                    bars[f"{side}_text"] = ""  # the other network's
+                elif total == 0:
+                    bars[side], bars[f"{side}_text"] = None, "–"
+                elif key == "ms":
+                    bars[f"{side}_text"] = short_time(total)
+        rows.append(row)
+    return rows
 
 
-def _costed(layer: LayerView) -> dict[str, Any]:
-    return {"name": layer.name, "op": layer.op, "macs": layer.macs, "params": layer.params, "ms": layer.ms}
+def _costs(view: View) -> list[dict[str, Any]]:
+    """A layer's operators together, in order of the first; a sum lacks a time where one of them does."""
+    members: dict[str, list[LayerView]] = {}
+    for layer in view.layers:
+        members.setdefault(layer.name, []).append(layer)
+    costs = []
+    for name, layers in members.items():
+        times = [layer.ms for layer in layers]
+        cost: dict[str, Any] = {"name": name, "op": None}
+        cost["macs"] = sum(layer.macs for layer in layers)
+        cost["params"] = sum(layer.params for layer in layers)
+        cost["ms"] = None if None in times else sum(time for time in times if time is not None)
+        costs.append(cost)
+    return costs
 
 
 def chart_data(
@@ -266,14 +285,6 @@ def _note(views: Sequence[View], roofs: Roofs | None) -> str:
         )
         said.append(f"{moved} no intensity and no mark here; the bars below have them.")
     return " ".join(said)
-
-
-def _bars_note(views: Sequence[View], timed: bool) -> str:
-    colours = "by what binds the layer" if timed else "by the kind of work"
-    said = f"Coloured as above, {colours}." if len(views) == 1 else f"Coloured {colours}: " + ", ".join(
-        f"{colour} {text}" for colour, text in zip(("blue", "orange", "grey"), BOUNDS.values(), strict=True)
-    ) + "." if timed else "Coloured by the kind of work."  # fmt: skip
-    return said
 
 
 def _headings(timed: bool) -> list[tuple[str, bool]]:

@@ -193,7 +193,13 @@ class Alike:
     def short(self) -> str:
         """The end of the name, enough to know it by in a picture."""
         parts = self.name.split(".")
-        return ".".join(parts[-2:] if parts[-1].isdigit() or len(parts[-1]) < 4 else parts[-1:])
+        last = next((at for at in reversed(range(len(parts))) if not re.fullmatch(r"[\d*]+", parts[at])), 0)
+        start = (
+            last - 1
+            if last and len(parts[last]) < 4 and not re.fullmatch(r"[\d*]+", parts[last - 1])
+            else last
+        )
+        return ".".join(parts[start:])
 
 
 def alike(layers: Sequence[LayerView]) -> list[Alike]:

@@ -14,6 +14,7 @@ from tenfold.report.profile_view import Alike, View, alike
 from tenfold.report.roofs import COMPUTE, MEMORY, OVERHEAD, Roofs
 
 BLUE, ORANGE, GREY, GREEN, INK = "#0b5cad", "#b34700", "#48525e", "#0a6b49", "#18212b"
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
 Mark = tuple[str, str, str]  # colour, marker, what it stands for
 BOUNDS: dict[str, Mark] = {
     COMPUTE: (BLUE, "o", "bound by compute"),
@@ -53,6 +54,7 @@ def roofline_plot(views: Sequence[View], path: Path | str, roofs: Roofs | None =
     if not any(points):
         raise OutputError(f"cannot draw {path.name}: no layer does any arithmetic")
     require_matplotlib()
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,25 +62,17 @@ def roofline_plot(views: Sequence[View], path: Path | str, roofs: Roofs | None =
     figure = Figure(figsize=(6.4, 4.0), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    _limits(axes, [group for groups in points for group in groups], roofs)
-    if roofs:
-        _draw_roofs(axes, roofs)
+    _frame(axes, [group for groups in points for group in groups], roofs)
     _draw_points(axes, views, points, roofs)
-    if len(views) == 1:
-        figure.draw_without_rendering()  # names are placed in pixels
-        _draw_names(axes, points[0], roofs)
-    axes.set_xlabel("arithmetic intensity, FLOP per byte")
-    axes.set_ylabel(f"rate on {_plain(roofs.device)}, FLOP/s" if roofs else "work of a layer, FLOP")
-    axes.grid(color="#e7eaee", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter(lambda value, _: wording.prefixed(value))
     axes.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
-    with written(path) as temporary:
-        # Without a date the same data gives the same file.
+    figure.draw_without_rendering()  # from here on things are placed in points of the page
+    taken: list[Box] = []
+    if roofs:
+        _draw_roofs(axes, roofs, taken)
+    if len(views) == 1:
+        _draw_names(axes, points[0], roofs, taken)
+    # Without a date, and with a fixed salt for the names of its parts, the same data gives the same file.
+    with written(path) as temporary, rc_context({"svg.hashsalt": "tenfold"}):
         figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -93,18 +87,28 @@ def _weight(group: Alike, roofs: Roofs | None) -> float:
     return sum((layer.ms or 0.0) if roofs else float(layer.flops) for layer in group.layers)
 
 
-def _limits(axes: Any, points: Sequence[Alike], roofs: Roofs | None) -> None:
+def _frame(axes: Any, points: Sequence[Alike], roofs: Roofs | None) -> None:
+    """Axes, grid and limits."""
     xs = [group.layers[0].intensity for group in points]
     ys = [_height(group, roofs) for group in points]
     left, right, bottom, top = min(xs), max(xs), min(ys), max(ys)
     if roofs:
-        left, right = min(left, roofs.ridge / 10), max(right, 6 * roofs.ridge)
+        left, right = min(left, roofs.ridge / 10), max(4 * right, 6 * roofs.ridge)
         top = max(top, *(rate for rate in roofs.peaks.values() if rate < 20 * roofs.peak))
-    axes.set_xlim(left / 1.6, right * 1.6)
-    axes.set_ylim(bottom / 2.2, top * 2)
+    axes.set(xscale="log", yscale="log", xlim=(left / 1.6, right * 1.6), ylim=(bottom / 2.2, top * 2.2))
+    axes.set_xlabel("arithmetic intensity, FLOP per byte", fontsize=9)
+    rate = f"rate on {_plain(roofs.device)}, FLOP/s" if roofs else ""
+    axes.set_ylabel(rate or "work of a layer, FLOP", fontsize=9)
+    axes.tick_params(labelsize=8, colors=GREY, which="both")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: wording.prefixed(value))
+    axes.grid(color="#e7eaee", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
 
 
-def _draw_roofs(axes: Any, roofs: Roofs) -> None:
+def _draw_roofs(axes: Any, roofs: Roofs, taken: list[Box]) -> None:
     """The roof that holds is thick; other data types and memory levels are thin, each named at its line."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     for level, rate in roofs.bandwidths.items():
@@ -113,32 +117,53 @@ def _draw_roofs(axes: Any, roofs: Roofs) -> None:
         if start >= end:
             continue
         axes.plot([start, end], [start * rate, end * rate], **_line(main))
-        share = 0.55 if main else 0.12
+        text = f"{_plain(level)} {wording.prefixed(rate)}B/s"
+        low, high = _place(axes, (start, start * rate)), _place(axes, (end, end * rate))
+        length = math.hypot(high[0] - low[0], high[1] - low[1])
+        if length < _width(text) + 20:
+            continue  # no room along the line
+        share = 0.55 if main else (_width(text) / 2 + 12) / length
         at = 10 ** (math.log10(start) + share * math.log10(end / start))
+        angle = math.degrees(math.atan2(high[1] - low[1], high[0] - low[0]))
+        offset = (-4 * math.sin(math.radians(angle)), 4 * math.cos(math.radians(angle)))
         axes.annotate(
-            f"{_plain(level)} {wording.prefixed(rate)}B/s",
-            (at, at * rate),
-            xytext=(-3, 3),
-            textcoords="offset points",
-            rotation=45,  # of a line of slope 1 in the data, which the transform turns into that of the picture
-            rotation_mode="anchor",
-            transform_rotates_text=True,
-            ha="center",
-            **_text(main),
-        )
-    for dtype, rate in roofs.peaks.items():
+            text, (at, at * rate), xytext=offset, textcoords="offset points", rotation=angle, rotation_mode="anchor",
+            ha="center", **_text(main),
+        )  # fmt: skip
+    for step in range(101):  # no name may lie on the roof that holds
+        intensity = 10 ** (math.log10(left) + step / 100 * math.log10(right / left))
+        x, y = _place(axes, (intensity, roofs.attainable(intensity)))
+        taken.append((x - 2, y - 1, x + 2, y + 1))
+    for dtype, rate in sorted(roofs.peaks.items(), key=lambda item: item[0] != roofs.dtype):
         main = dtype == roofs.dtype
         if rate > top:
             continue
         axes.plot([rate / roofs.bandwidth, right], [rate, rate], **_line(main))
-        axes.annotate(
-            f"{_plain(dtype)} {wording.prefixed(rate)}FLOP/s",
-            (right, rate),
-            xytext=(-2, 5),
-            textcoords="offset points",
-            ha="right",
-            **_text(main),
-        )
+        text = f"{_plain(dtype)} {wording.prefixed(rate)}FLOP/s"
+        # The peak that holds has its name below its line, the others above theirs.
+        x, y = _place(axes, (right, rate))
+        box = (x - _width(text), y - 12, x, y - 2) if main else (x - _width(text), y + 2, x, y + 12)
+        if _free(box, taken):
+            taken.append(box)
+            axes.annotate(
+                text, (right, rate), xytext=(-2, -3 if main else 3), textcoords="offset points", ha="right",
+                va="top" if main else "bottom", **_text(main),
+            )  # fmt: skip
+
+
+def _place(axes: Any, spot: tuple[float, float]) -> tuple[float, float]:
+    """A spot of the data in points of the page."""
+    x, y = axes.transData.transform(spot) * 72 / axes.figure.dpi
+    return float(x), float(y)
+
+
+def _width(text: str) -> float:
+    """About how many points a name is wide."""
+    return 4.3 * len(text)
+
+
+def _free(box: Box, taken: Sequence[Box]) -> bool:
+    return not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
 
 
 def _line(main: bool) -> dict[str, Any]:
@@ -158,7 +183,7 @@ def _draw_points(
             axes.scatter(
                 [group.layers[0].intensity for group in members],
                 [_height(group, roofs) for group in members],
-                s=[max(14, min(260, 1100 * _weight(group, roofs) / whole)) for group in members],
+                s=[_area(group, whole, roofs) for group in members],
                 c=colour,
                 marker=marker,
                 alpha=0.7,
@@ -182,23 +207,41 @@ def _marked(groups: Sequence[Alike], number: int, name: str, several: bool) -> l
     return [(table[key], members) for key, members in found.items() if members]
 
 
-def _draw_names(axes: Any, groups: Sequence[Alike], roofs: Roofs | None) -> None:
-    """The heaviest points by name, each below its mark or beside it, wherever it hides no other."""
-    taken: list[tuple[float, float, float, float]] = []
-    for group in sorted(groups, key=lambda g: _weight(g, roofs), reverse=True)[:NAMED]:
+def _area(group: Alike, whole: float, roofs: Roofs | None) -> float:
+    """Of a mark, in square points: the share of the whole within what can be seen."""
+    return max(14.0, min(260.0, 1100 * _weight(group, roofs) / whole))
+
+
+def _draw_names(axes: Any, groups: Sequence[Alike], roofs: Roofs | None, taken: list[Box]) -> None:
+    """The heaviest points by name, each beside its mark or below it, wherever it hides nothing; else none."""
+    whole = sum(_weight(group, roofs) for group in groups)
+    (left, right), (bottom, top) = (axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / axes.figure.dpi).T
+    marks = []
+    for group in groups:
+        (x, y), r = (
+            _place(axes, (group.layers[0].intensity, _height(group, roofs))),
+            _area(group, whole, roofs) ** 0.5 / 2,
+        )
+        marks.append((x - r, y - r, x + r, y + r))
+    for group, mark in sorted(zip(groups, marks, strict=True), key=lambda pair: -_weight(pair[0], roofs))[
+        :NAMED
+    ]:
         text = group.short + (f" ×{len(group.layers)}" if len(group.layers) > 1 else "")
-        spot = group.layers[0].intensity, _height(group, roofs)
-        x, y = axes.transData.transform(spot) * 72 / axes.figure.dpi  # points
-        width, height = 4.1 * len(text), 9.0
-        for dx, dy in ((0, -16), (0, -27), (width / 2 + 10, -3), (-width / 2 - 10, -3), (0, -38), (0, 10)):
-            box = (x + dx - width / 2, y + dy, x + dx + width / 2, y + dy + height)
-            if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+        (x, y), r = ((mark[0] + mark[2]) / 2, (mark[1] + mark[3]) / 2), (mark[2] - mark[0]) / 2 + 3
+        w, h = _width(text), 9.0
+        corners = (
+            (r, -h / 2), (-w - r, -h / 2), (-w / 2, -h - r), (r - 3, -h - r), (-w - r, -h - r),
+            (-w / 2, r), (-w / 2, -2 * h - r), (r, -2 * h - r), (-w / 2, h + r),
+        )  # fmt: skip
+        for dx, dy in corners:
+            box = (x + dx, y + dy, x + dx + w, y + dy + h)
+            inside = left <= box[0] and box[2] <= right and bottom <= box[1] and box[3] <= top
+            if not inside or not _free(box, [*taken, *marks]):
                 continue
             taken.append(box)
             axes.annotate(
-                _plain(text), spot, xytext=(dx, dy), textcoords="offset points", ha="center", va="bottom",
-                fontsize=7.5, color=INK, zorder=4,
-                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0},
+                _plain(text), (group.layers[0].intensity, _height(group, roofs)), xytext=(dx + w / 2, dy + h / 2),
+                textcoords="offset points", ha="center", va="center", zorder=4, **_text(True),
             )  # fmt: skip
             break
 

@@ -19,7 +19,7 @@
     const ys = points.map(height);
     let [left, right, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     if (roofs) {
-      right = Math.max(right, 4 * (roofs.peak / roofs.bandwidth));
+      right = Math.max(4 * right, 5 * (roofs.peak / roofs.bandwidth)); // room for the names of the peaks
       left = Math.min(left, roofs.peak / roofs.bandwidth / 10);
       top = Math.max(...roofs.peaks.map((p) => p.rate).filter((rate) => rate < 20 * roofs.peak), top);
     }
@@ -27,8 +27,8 @@
   }
 
   // The roof that holds here is thick; other data types and memory levels are thin, each named at its line.
-  function roofLines(x, y, px) {
-    const traces = [], annotations = [], ground = colour("page");
+  function roofLines(x, y, px, marks) {
+    const traces = [], annotations = [], taken = [];
     const line = (from, to, main) => traces.push({
       type: "scatter", mode: "lines", hoverinfo: "skip", cliponaxis: true,
       x: [10 ** from, 10 ** to], y: [main.at(10 ** from), main.at(10 ** to)],
@@ -51,36 +51,36 @@
       if (end - start > 1.6 * half)
         label(text, middle, middle + log(rate), (-slope * 180) / Math.PI, "center", main, [-9 * Math.sin(slope), 9 * Math.cos(slope)]);
     }
-    let last = Infinity;
+    // The name of a peak stands at the right end of its line: above it, or below, wherever it hides nothing.
     for (const { name, rate, main } of roofs.peaks) {
       if (log(rate) > y[1]) continue;
-      const start = log(rate / roofs.bandwidth);
-      line(start, x[1], { at: () => rate, is: main });
+      line(log(rate / roofs.bandwidth), x[1], { at: () => rate, is: main });
+      const text = `${name} ${prefixed(rate, "FLOP/s")}`;
       const at = px.height * (1 - (log(rate) - y[0]) / (y[1] - y[0]));
-      if (Math.abs(last - at) < 15 && !main) continue;
-      last = at;
-      label(`${name} ${prefixed(rate, "FLOP/s")}`, x[1], log(rate), 0, "right", main, [-2, 9]);
+      const w = 6.4 * text.length + 4;
+      const place = (main ? [9, -9, -22] : [-9, 9]).map((shift) => ({ shift, box: { x: px.width - w, y: at + shift - 7, w, h: 14 } }))
+        .find(({ box: a }) => !overlaps(a, [...taken, ...marks]));
+      if (!place) continue;
+      taken.push(place.box);
+      label(text, x[1], log(rate), 0, "right", main, [-2, -place.shift]);
     }
-    for (const note of annotations) note.bgcolor = "rgba(0,0,0,0)";
-    return { traces, annotations, ground };
+    return { traces, annotations, taken };
   }
 
   const diameter = (p, whole) => Math.max(6, Math.min(30, 60 * Math.sqrt(weight(p) / whole)));
 
+  const overlaps = (a, others) =>
+    others.some((b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h);
+
   // The heaviest points by name, each at the first place where it hides nothing.
   function names(px, whole, taken) {
     const left = several ? [] : [...points].sort((a, b) => weight(b) - weight(a)).slice(0, 6);
-    const boxes = points.map((p) => {
-      const r = diameter(p, whole) / 2;
-      return { x: px.x(p) - r, y: px.y(p) - r, w: 2 * r, h: 2 * r };
-    });
-    const free = (a) => a.x >= 0 && a.x + a.w <= px.width && a.y >= 0 && a.y + a.h <= px.height &&
-      ![...boxes, ...taken].some((b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h);
+    const free = (a) => a.x >= 0 && a.x + a.w <= px.width && a.y >= 0 && a.y + a.h <= px.height && !overlaps(a, taken);
     return left.flatMap((p) => {
       const text = p.short + (p.count > 1 ? ` ×${p.count}` : "");
       const [w, h, x, y, r] = [6.3 * text.length + 6, 15, px.x(p), px.y(p), diameter(p, whole) / 2 + 4];
       const places = [[x + r, y - h / 2], [x - w - r, y - h / 2], [x - w / 2, y + r], [x + 4, y + r], [x + r, y + 6],
-        [x - w - 4, y + r], [x - w / 2, y + r + 16], [x - w / 2, y + r + 34], [x - w / 2, y - r - h]];
+        [x - w - 4, y + r], [x - w / 2, y - r - h], [x - w / 2, y + r + 16], [x - w / 2, y - r - 2 * h]];
       const at = places.map(([a, b]) => ({ x: a, y: b, w, h })).find(free);
       if (!at) return [];
       taken.push(at);
@@ -112,14 +112,23 @@
         size: members.map((p) => diameter(p, whole[p.view])),
       },
     }));
-    const lines = roofs ? roofLines(x, y, px) : { traces: [], annotations: [] };
-    const top = Math.max(...whole);
+    const marks = points.map((p) => {
+      const r = diameter(p, whole[p.view]) / 2;
+      return { x: px.x(p) - r, y: px.y(p) - r, w: 2 * r, h: 2 * r };
+    });
+    const lines = roofs ? roofLines(x, y, px, marks) : { traces: [], annotations: [], taken: [] };
+    const roof = roofs ? Array.from({ length: 101 }, (_, i) => {
+      // No name may lie on the roof that holds.
+      const at = x[0] + (i / 100) * (x[1] - x[0]);
+      const rate = Math.min(log(roofs.peak), at + log(roofs.bandwidth));
+      return { x: (i / 100) * px.width - 4, y: (1 - (rate - y[0]) / (y[1] - y[0])) * px.height - 2, w: 8, h: 4 };
+    }) : [];
     react(box, [...lines.traces, ...drawn], layout(margin, {
       xaxis: axis({ type: "log", range: x, title: { text: "arithmetic intensity, FLOP per byte", standoff: 8 },
         ...logTicks(x, px.width, (v) => String(v)) }),
       yaxis: axis({ type: "log", range: y, title: { text: roofs ? "rate, FLOP/s" : "work of a layer, FLOP", standoff: 4 },
         ...logTicks(y, 1.3 * px.height, (v) => prefixed(v, "").trim()) }),
-      annotations: [...lines.annotations, ...names(px, top, [])],
+      annotations: [...lines.annotations, ...names(px, Math.max(...whole), [...roof, ...marks, ...lines.taken])],
     }));
   }
 

@@ -6,6 +6,7 @@
 
   // --- Bars: one chart for each network, all on one scale.
   const QUANTITIES = { ms: ["Time", "s", 1e-3], macs: ["MACs", "", 1], moved: ["Bytes moved", "B", 1] };
+  const AXES = { ms: "time", macs: "MACs", moved: "bytes moved" };
   const shown = Object.keys(QUANTITIES).filter((key) => data.views.some((v) => v.layers.some((l) => l[key] > 0)));
   let quantity = shown[0];
   const barMargin = { l: 72, r: 16, t: 8, b: 44 };
@@ -26,16 +27,16 @@
     const stretch = Math.ceil(longest / most);
     const bars = stretched(view.layers, Math.ceil(view.layers.length / stretch));
     const top = Math.max(...data.views.map((v) => Math.max(...stretched(v.layers, Math.ceil(v.layers.length / stretch)).map(value))));
-    const [name, unit] = QUANTITIES[quantity];
+    const unit = QUANTITIES[quantity][1];
     react(box, [{
       type: "bar", hoverinfo: "none", x: bars.map((b) => (b[0].number + b[b.length - 1].number) / 2), y: bars.map(value),
       width: bars.map((b) => 0.86 * b.length), customdata: bars.map((_, i) => i),
-      marker: { color: bars.map((b) => colour(MARKS[markOf(heaviest(b))].colour)), line: { width: 0 } },
+      marker: { color: bars.map((b) => colour((several ? NETWORKS[box.dataset.view] : MARKS[markOf(heaviest(b))]).colour)), line: { width: 0 } },
     }], layout(barMargin, {
       bargap: 0, hovermode: "x",
       xaxis: axis({ range: [0, longest + 1], showgrid: false, nticks: Math.max(3, width / 90),
         title: { text: "layers, in the order they run", standoff: 6 } }),
-      yaxis: axis({ range: [0, 1.08 * top || 1], nticks: 5, ...ticks(1.08 * top || 1, unit), title: { text: name.toLowerCase(), standoff: 4 } }),
+      yaxis: axis({ range: [0, 1.08 * top || 1], nticks: 5, ...ticks(1.08 * top || 1, unit), title: { text: AXES[quantity], standoff: 4 } }),
     }));
     box.bars = bars;
   }
