@@ -47,14 +47,15 @@ const charts = (() => {
     gridcolor: colour("grid"), zeroline: false, linecolor: colour("line"), showline: true, fixedrange: false, ...more,
   });
   const layout = (margin, more) => ({
-    autosize: true, margin, showlegend: false, hovermode: "closest", hoverdistance: 24,
+    margin, showlegend: false, hovermode: "closest", hoverdistance: 24,
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: colour("muted") },
     ...more,
   });
   const react = (box, traces, drawn) =>
-    Plotly.react(box, traces, drawn, { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset" });
+    // The size is given, for plotly.js finds it once only.
+    Plotly.react(box, traces, { width: box.clientWidth, height: box.clientHeight, ...drawn }, { displayModeBar: false, responsive: false, scrollZoom: false, doubleClick: "reset" });
 
   // A tip beside what the pointer is on: `tell(hit)` gives its heading and its lines of [name, text].
   function hover(box, margin, tell) {
