@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from profile_times import CPU, timed
 from test_frontier_report import Page
 from test_report_in_browser import BROWSER, rendered
 from torch import nn
 
 from tenfold.cost import profile
 from tenfold.errors import OutputError
-from tenfold.report import Roofs, View, roofline_plot, view, write_profile
+from tenfold.report import Roofs, Times, View, roofline_plot, view, wording, write_profile
 
-CPU = Roofs(
-    "a CPU", {"float32": 64e9, "int8": 128e9}, {"L2": 128e9, "DRAM": 16e9}, "float32", "DRAM", "a paper"
-)
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
@@ -29,7 +27,7 @@ def network(width: int = 8, blocks: int = 3) -> nn.Module:
 
 
 def viewed(name: str = "a network", roofs: Roofs | None = CPU, **shape: int) -> View:
-    return view(profile(network(**shape), torch.empty(1, 3, 16, 16)), name, roofs)
+    return timed(profile(network(**shape), torch.empty(1, 3, 16, 16)), name, roofs)
 
 
 def page_of(views: list[View], tmp_path: Path, roofs: Roofs | None = CPU) -> tuple[str, Page, dict[str, Any]]:
@@ -65,16 +63,27 @@ def test_page_is_well_formed_and_needs_no_network(case: str, tmp_path: Path) -> 
     assert rows == sum(len(v.layers) for v in views)
 
 
-def test_page_tells_a_bound_from_a_prediction(tmp_path: Path) -> None:
+def test_page_tells_a_limit_from_a_prediction(tmp_path: Path) -> None:
     one = viewed()
     _, page, data = page_of([one], tmp_path)
-    assert f"at least {one.ms:.3g}"[:12] in page.text
-    assert "The time is the roofline's bound" in page.text
-    assert "float32" in page.text
+    assert f"at least {wording.milliseconds(one.ms)}" in page.text
+    assert "no run beats" in page.text
     assert "a paper" in page.text
-    assert data["roofs"]["peaks"][0] == {"name": "float32", "rate": 64e9, "main": True}
+    assert data["roofs"]["peaks"][0] == {"name": "fp32", "rate": 64e9, "main": True}
     assert sum(point["ms"] for point in data["views"][0]["points"]) == pytest.approx(one.ms)
     assert sum(point["count"] for point in data["views"][0]["points"]) == len(one.layers)
+
+
+def test_page_of_a_prediction(tmp_path: Path) -> None:
+    counted = profile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.empty(1, 3, 16, 16))
+    one = view(counted, "x", Times((2.0, 0.0), ("memory", "fused"), 2.5, 2.0, 3.0, "predicted"))
+    _, page, _ = page_of([one], tmp_path)
+    assert "x: 2.50 ms on a CPU" in page.text
+    assert "predicted, in fp32; 90% interval 2.00 to 3.00" in page.text
+    assert "Of the time: 100% bound by memory." in page.text
+    assert "Without a mark here: 1 that run within another's kernel." in page.text
+    assert "at least" not in page.text
+    roofline_plot([one], tmp_path / "a.png", CPU)
 
 
 def test_page_without_a_device_claims_no_time(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_still_picture_names_its_roofs_and_its_heaviest_layer(tmp_path: Path) ->
     text = (tmp_path / "a.svg").read_text(encoding="utf-8")
     # matplotlib draws text as paths, and leaves the words as comments.
     said = re.findall(r"<!-- (.*?) -->", text)
-    for words in ("float32 64 GFLOP/s", "int8 128 GFLOP/s", "DRAM 16 GB/s", "rate on a CPU, FLOP/s"):
+    for words in ("fp32 64 GFLOP/s", "int8 128 GFLOP/s", "DRAM 16 GB/s", "rate on a CPU, FLOP/s"):
         assert words in said
     roofline_plot([viewed()], tmp_path / "b.svg", CPU)
     assert (tmp_path / "b.svg").read_text(encoding="utf-8") == text

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from profile_times import CPU, timed
 from torch import nn
 
 from tenfold.cost import profile
 from tenfold.errors import OutputError
-from tenfold.report import Roofs, View, profile_comparison, view
+from tenfold.report import Roofs, Times, View, profile_comparison, view
 from tenfold.report.profile_view import Step, alike, common_name, thinned
 from tenfold.report.totals import totals
-
-CPU = Roofs("a CPU", {"float32": 64e9, "int8": 128e9}, {"L2": 128e9, "DRAM": 16e9}, "float32", "DRAM")
 
 
 def network() -> nn.Module:
@@ -25,32 +22,22 @@ def network() -> nn.Module:
 
 
 def viewed(roofs: Roofs | None = CPU) -> View:
-    return view(profile(network(), torch.empty(1, 3, 16, 16)), "a network", roofs)
+    return timed(profile(network(), torch.empty(1, 3, 16, 16)), "a network", roofs)
 
 
 def test_roofs_by_hand() -> None:
     assert CPU.ridge == 4
     assert CPU.attainable(1) == 16e9
     assert CPU.attainable(4) == CPU.attainable(400) == 64e9
-    assert CPU.least_ms(64e6, 1) == 1
-    assert CPU.least_ms(1, 16e6) == 1
-    assert CPU.bound(8e6, 1e6) == "compute"
-    assert CPU.bound(3e6, 1e6) == "memory"
-
-
-@given(st.floats(1, 1e15), st.floats(1, 1e15))
-def test_no_layer_passes_its_roof(flops: float, moved: float) -> None:
-    rate = 1e3 * flops / CPU.least_ms(flops, moved)
-    assert math.isclose(rate, CPU.attainable(flops / moved), rel_tol=1e-9)
 
 
 def test_roofs_need_what_they_are_asked_for() -> None:
-    with pytest.raises(OutputError, match=r"no peak for 'float16'; it has: float32"):
-        Roofs("a CPU", {"float32": 1e9}, {"DRAM": 1e9}, "float16", "DRAM")
+    with pytest.raises(OutputError, match=r"no peak for 'fp16'; it has: fp32"):
+        Roofs("a CPU", {"fp32": 1e9}, {"DRAM": 1e9}, "fp16", "DRAM")
     with pytest.raises(OutputError, match=r"no bandwidth for 'HBM'"):
-        Roofs("a CPU", {"float32": 1e9}, {"DRAM": 1e9}, "float32", "HBM")
+        Roofs("a CPU", {"fp32": 1e9}, {"DRAM": 1e9}, "fp32", "HBM")
     with pytest.raises(OutputError, match="above zero"):
-        Roofs("a CPU", {"float32": 0.0}, {"DRAM": 1e9}, "float32", "DRAM")
+        Roofs("a CPU", {"fp32": 0.0}, {"DRAM": 1e9}, "fp32", "DRAM")
 
 
 def test_figures_of_a_layer() -> None:
@@ -66,9 +53,17 @@ def test_figures_of_a_layer() -> None:
     assert one.share("overhead") == 0
 
 
+def test_a_layer_within_anothers_kernel_has_no_rate_and_a_call_its_own_cost() -> None:
+    counted = profile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.empty(1, 3, 16, 16))
+    one = view(counted, "x", Times((2.0, 0.0), ("memory", "fused"), 2.5, 2.0, 3.0, "predicted"))
+    conv, relu = one.layers
+    assert (relu.fused, relu.rate, conv.fused) == (True, None, False)
+    assert (one.ms, one.interval, one.share("memory")) == (2.5, (2.0, 3.0), 1.0)
+
+
 def test_without_a_device_no_time_is_claimed() -> None:
     one = viewed(None)
-    assert one.ms is one.estimate is one.interval is None
+    assert one.ms is one.how is one.interval is None
     assert all(layer.ms is layer.bound is layer.rate is None for layer in one.layers)
 
 
@@ -102,7 +97,7 @@ def test_a_thinned_timeline_keeps_its_peak_and_its_order(live: list[int], most: 
 
 def test_two_networks_in_the_terminal() -> None:
     a = viewed()
-    b = view(profile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.empty(2, 4)), "another", CPU)
+    b = timed(profile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.empty(2, 4)), "another", CPU)
     rows = {row["name"]: row for row in totals(a, b)}
     assert rows["MACs"]["texts"] == (f"{a.macs / 1e3:.0f} k", "32")
     assert rows["Parameters"]["ratio"] == f"{a.params / 20:.0f}× fewer"

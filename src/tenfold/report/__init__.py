@@ -5,7 +5,7 @@ from tenfold.report.picture import static_plot
 from tenfold.report.profile_report import write_profile
 from tenfold.report.profile_view import LayerView, View, view
 from tenfold.report.roofline_plot import require_matplotlib, roofline_plot
-from tenfold.report.roofs import Roofs
+from tenfold.report.roofs import Roofs, Times
 from tenfold.report.schema import SCHEMA, Budget, Layer, Layers, Phase, Point, Report
 from tenfold.report.terminal import frontier_table
 from tenfold.report.totals import profile_comparison
@@ -20,6 +20,7 @@ __all__ = [
     "Point",
     "Report",
     "Roofs",
+    "Times",
     "View",
     "frontier_table",
     "profile_comparison",

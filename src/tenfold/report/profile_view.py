@@ -1,7 +1,7 @@
 """One network's profile as the page, the picture and the terminal show it: plain figures, no torch.
 
-A layer's time is what the device's prediction says. Where a profile carries no prediction, a device still gives
-the roofline's bound, the least time that its peak rate and its bandwidth allow, and is called that.
+Times come from a device, if there is one: predicted where it was calibrated; else the limit that its roofs set, and
+called that.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenfold.cost import LayerCost, Profile
-from tenfold.report.roofs import Roofs
+from tenfold.report.roofs import FUSED, Times
 
 NETWORK = "(network)"  # what runs in no layer but in the network's own forward
 STEPS = 2000  # operators on the memory timeline, at most
-
-PREDICTED, BOUND = "predicted", "bound"
-"""How a time came about: by the device's prediction, or as the roofline's least time."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,13 @@ class LayerView:
         return self.flops / self.moved if self.moved else 0.0
 
     @property
+    def fused(self) -> bool:
+        """Whether it runs within another layer's kernel, and its time is counted there."""
+        return self.bound == FUSED
+
+    @property
     def rate(self) -> float | None:
-        """FLOP/s that its time comes to; None where there is no time or no arithmetic."""
+        """FLOP/s that its time comes to; None where there is no time of its own or no arithmetic."""
         return 1e3 * self.flops / self.ms if self.ms and self.flops else None
 
 
@@ -80,7 +82,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class View:
-    """One network on one device (or on none). `estimate` tells how the times came about, None that there are none."""
+    """One network on one device, or on none: then `how`, which tells how the times came about, is None."""
 
     name: str
     input: str
@@ -96,7 +98,7 @@ class View:
     layers: tuple[LayerView, ...]
     memory: Memory | None
     unknown: tuple[str, ...]
-    estimate: str | None = None
+    how: str | None = None
     ms: float | None = None
     interval: tuple[float, float] | None = None  # of `ms`, in milliseconds
 
@@ -106,16 +108,20 @@ class View:
         return 2 * self.macs
 
     def share(self, bound: str) -> float:
-        """The share of the time that this binds, 0 where there is no time."""
-        if not self.ms:
-            return 0.0
-        return sum(layer.ms or 0.0 for layer in self.layers if layer.bound == bound) / self.ms
+        """The share of the layers' time that this binds, 0 where there is no time."""
+        whole = sum(layer.ms or 0.0 for layer in self.layers)
+        return sum(layer.ms or 0.0 for layer in self.layers if layer.bound == bound) / whole if whole else 0.0
 
 
-def view(profile: Profile, name: str, roofs: Roofs | None = None) -> View:
-    """`profile` as it is shown, under `name`, with the times on the device that has these `roofs`."""
-    layers = tuple(_layer(number, layer, roofs) for number, layer in enumerate(profile.layers, start=1))
-    known = [layer.ms for layer in layers if layer.ms is not None]
+def view(profile: Profile, name: str, times: Times | None = None) -> View:
+    """`profile` as it is shown, under `name`, with its times on a device."""
+    ms = times.ms if times else (None,) * len(profile.layers)
+    bounds = times.bounds if times else (None,) * len(profile.layers)
+    layers = tuple(
+        _layer(number, *figures)
+        for number, figures in enumerate(zip(profile.layers, ms, bounds, strict=True), start=1)
+    )
+    interval = (times.low, times.high) if times and times.low is not None and times.high is not None else None
     return View(
         name=name,
         input=", ".join(map(_shape, profile.input_shapes)),
@@ -131,13 +137,13 @@ def view(profile: Profile, name: str, roofs: Roofs | None = None) -> View:
         layers=layers,
         memory=_memory(profile),
         unknown=profile.unknown,
-        estimate=BOUND if known else None,
-        ms=sum(known) if known else None,
+        how=times.how if times else None,
+        ms=times.total if times else None,
+        interval=interval,
     )
 
 
-def _layer(number: int, layer: LayerCost, roofs: Roofs | None) -> LayerView:
-    flops, moved = layer.flops + layer.other_flops, layer.bytes_read + layer.bytes_written
+def _layer(number: int, layer: LayerCost, ms: float | None, bound: str | None) -> LayerView:
     return LayerView(
         number=number,
         name=layer.name or NETWORK,
@@ -147,10 +153,10 @@ def _layer(number: int, layer: LayerCost, roofs: Roofs | None) -> LayerView:
         calls=layer.calls,
         params=layer.params,
         macs=layer.macs,
-        flops=flops,
-        moved=moved,
-        ms=roofs.least_ms(flops, moved) if roofs else None,
-        bound=roofs.bound(flops, moved) if roofs else None,
+        flops=layer.flops + layer.other_flops,
+        moved=layer.bytes_read + layer.bytes_written,
+        ms=ms,
+        bound=bound,
     )
 
 

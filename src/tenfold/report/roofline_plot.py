@@ -48,7 +48,11 @@ def roofline_plot(views: Sequence[View], path: Path | str, roofs: Roofs | None =
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise OutputError(f"cannot draw {path.name}: the ending must be .png, .svg or .pdf")
     points = [
-        [group for group in alike(view.layers) if group.layers[0].flops and (not roofs or group.layers[0].ms)]
+        [
+            group
+            for group in alike(view.layers)
+            if group.layers[0].flops and (not roofs or group.layers[0].rate)
+        ]
         for view in views
     ]
     if not any(points):
@@ -198,12 +202,13 @@ def _marked(groups: Sequence[Alike], number: int, name: str, several: bool) -> l
     """Points by what they are drawn as: the network of two; what binds; or the kind of work."""
     if several:
         return [(((BLUE, "o", name), (ORANGE, "D", name))[number], list(groups))]
-    table = BOUNDS if any(group.layers[0].bound for group in groups) else KINDS
+    table = BOUNDS if any(group.layers[0].bound in BOUNDS for group in groups) else KINDS
     found: dict[str, list[Alike]] = {key: [] for key in table}
     for group in groups:
         layer = group.layers[0]
-        key = layer.bound or (layer.kind if layer.kind in KINDS else "other")
-        found[key].append(group)
+        key = layer.bound if table is BOUNDS else layer.kind if layer.kind in KINDS else "other"
+        if key in found:  # what runs within another's kernel has no mark
+            found[key].append(group)
     return [(table[key], members) for key, members in found.items() if members]
 
 

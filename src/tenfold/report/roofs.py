@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from tenfold.errors import OutputError
 
-COMPUTE, MEMORY, OVERHEAD = "compute", "memory", "overhead"
-"""What may bound an operator: arithmetic, bytes, or the cost of starting it at all."""
+COMPUTE, MEMORY, OVERHEAD, FUSED = "compute", "memory", "overhead", "fused"
+"""What binds a layer: arithmetic, bytes, or the cost of starting it at all; or it runs within another's kernel."""
+
+PREDICTED, LIMIT = "predicted", "limit"
+"""How times came about: from a calibrated device, or as the limit that the roofs of one set."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,18 @@ class Roofs:
         """FLOP/s at most, at this intensity."""
         return min(self.peak, intensity * self.bandwidth)
 
-    def least_ms(self, flops: float, moved: float) -> float:
-        """Milliseconds at least, for so much arithmetic and so many bytes."""
-        return 1e3 * max(flops / self.peak, moved / self.bandwidth)
 
-    def bound(self, flops: float, moved: float) -> str:
-        """Which of the two roofs is the lower one."""
-        return COMPUTE if flops / self.peak >= moved / self.bandwidth else MEMORY
+@dataclass(frozen=True)
+class Times:
+    """The milliseconds of one forward pass and of each layer, in the order of the profile's layers.
+
+    `bounds` has what binds each layer (a `FUSED` one has no time of its own), `low` and `high` the 90% interval of
+    `total`, which may hold more than the layers: what a call costs however small the network.
+    """
+
+    ms: tuple[float, ...]
+    bounds: tuple[str, ...]
+    total: float
+    low: float | None
+    high: float | None
+    how: str

@@ -18,7 +18,7 @@ const charts = (() => {
     other: { name: "everything else", symbol: "square", colour: "baseline" },
   };
   const NETWORKS = [{ symbol: "circle", colour: "accent" }, { symbol: "diamond", colour: "best" }];
-  const markOf = (layer) => layer.bound ?? (layer.kind in MARKS ? layer.kind : "other");
+  const markOf = (layer) => (layer.bound in MARKS ? layer.bound : layer.bound === null && layer.kind in MARKS ? layer.kind : "other");
 
   // 4089184256 -> "4.09 G"
   function prefixed(value, unit) {
@@ -94,12 +94,12 @@ const charts = (() => {
 
   // The lines of a layer's tip.
   function told(layer) {
-    const time = layer.ms === null ? [] : [["Time", `${prefixed(layer.ms / 1e3, "s")}${layer.count > 1 ? " together" : ""}`]];
+    const time = layer.ms === null || layer.bound === "fused" ? [] : [["Time", `${prefixed(layer.ms / 1e3, "s")}${layer.count > 1 ? " together" : ""}`]];
     return [
       ["Operator", layer.op], ["Output", layer.shape],
       ["MACs", prefixed(layer.macs, "")], ["Moved", prefixed(layer.moved, "B")],
       ["Intensity", `${Number(layer.intensity.toPrecision(3))} FLOP/B`],
-      ...time, ...(layer.bound ? [["Bound by", layer.bound]] : []),
+      ...time, ...(layer.bound === "fused" ? [["Time", "within another layer's kernel"]] : layer.bound ? [["Bound by", layer.bound]] : []),
     ];
   }
 

@@ -9,7 +9,7 @@
   const margin = { l: 72, r: 16, t: 14, b: 50 };
   const several = data.views.length > 1;
   const points = data.views.flatMap((view, number) =>
-    view.points.filter((p) => p.flops > 0).map((p) => ({ ...p, view: number })));
+    view.points.filter((p) => p.flops > 0 && (!roofs || p.ms > 0)).map((p) => ({ ...p, view: number })));
   const height = (p) => (roofs ? (1e3 * p.flops) / p.ms : p.flops / p.count);
   const weight = (p) => (roofs ? p.ms : p.flops);
   const log = Math.log10;
