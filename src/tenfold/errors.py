@@ -40,3 +40,7 @@ class VerificationError(TenfoldError):
 
 class OutputError(TenfoldError):
     """The output folder cannot be used or written."""
+
+
+class TenfoldWarning(UserWarning):
+    """Something that the user should know before the work goes on."""

@@ -262,6 +262,12 @@ def test_batches_shrink_with_the_data(examples: int, batch: int) -> None:
     assert batch_for(examples, 128) == batch
 
 
+def test_batches_shrink_with_the_activations() -> None:
+    assert batch_for(10_000, 128, 1e6) == 128
+    assert batch_for(10_000, 128, 1e8) == 20  # 2 GB in all
+    assert batch_for(10_000, 128, 1e10) == 8
+
+
 def test_a_network_broken_before_it_is_healed_is_told_from_one_that_diverges(
     task: Task, damaged: nn.Module
 ) -> None:

@@ -40,25 +40,45 @@ def clock(monkeypatch) -> Clock:
 
 
 def test_times_runs_and_warm_up(clock):
-    found = measure({"a": clock.candidate("a", 0.001), "b": clock.candidate("b", 0.002)}, seconds=1)
-    assert found["a"].median_ms == pytest.approx(1)
-    assert found["b"].median_ms == pytest.approx(2)
+    found = measure({"a": clock.candidate("a", 0.01), "b": clock.candidate("b", 0.02)}, seconds=10)
+    assert found["a"].median_ms == pytest.approx(10)
+    assert found["b"].median_ms == pytest.approx(20)
     assert found["a"].iqr_ms == pytest.approx(0, abs=1e-9)
     assert found["a"].warmup_runs == found["b"].warmup_runs == 10  # two windows of five agree
     assert found["a"].drift_passed
     assert found["a"].runs == found["b"].runs == len(found["a"].rounds_ms)
-    assert found["a"].runs == pytest.approx(0.97 / 0.003, rel=0.01)
+    assert found["a"].runs == pytest.approx(9.7 / 0.03, rel=0.01)
     assert ratio(found["b"], found["a"]).value == pytest.approx(2)
     json.dumps(found["a"].to_json(), allow_nan=False)
 
 
 def test_candidates_are_interleaved_in_changing_order(clock):
     names = ["a", "b", "c"]
-    measure({name: clock.candidate(name, 0.001) for name in names}, seconds=1, max_runs=50)
+    measure({name: clock.candidate(name, 0.01) for name in names}, seconds=10, max_runs=50)
     rounds = [clock.calls[start : start + 3] for start in range(30, len(clock.calls), 3)]
     assert len(rounds) == 50
     assert all(sorted(one) == names for one in rounds)
     assert len({tuple(one) for one in rounds}) == 6
+
+
+def test_fast_candidates_take_turns_in_bursts_that_begin_uncounted(clock):
+    """`b` finds its caches cold for two calls after each turn of `a`."""
+    last = []
+
+    def seconds(_):
+        cold = last[-2:] != ["b", "b"]
+        last.append("b")
+        return 0.003 if cold else 0.001
+
+    def a():
+        last.append("a")
+        slow()
+
+    slow = clock.candidate("a", 0.01)
+    found = measure({"a": a, "b": clock.candidate("b", seconds)}, seconds=10)
+    assert found["b"].median_ms == found["b"].q3_ms == pytest.approx(1)
+    assert found["a"].runs == len(found["a"].rounds_ms)
+    assert found["b"].runs == 5 * len(found["b"].rounds_ms)
 
 
 def test_warm_up_goes_on_while_the_candidate_drifts(clock):

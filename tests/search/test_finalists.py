@@ -27,12 +27,12 @@ def test_damage_by_hand():
 
 
 def test_the_slope_follows_what_was_measured():
-    assert loss_per_damage([]) == pytest.approx(0.0015)
+    assert loss_per_damage([]) == pytest.approx(0.001)
     assert loss_per_damage([(10.0, 0.05)] * 5) == pytest.approx(0.005, rel=0.01)
 
 
 def test_the_first_is_the_cheapest_that_the_guess_allows():
-    # 0.0015 · 4 + 0.002 stays under 0.85 of one point; 0.0015 · 8 does not.
+    # 0.001 · 4 + 0.002 stays under 0.85 of one point; 0.001 · 8 does not.
     assert choose_next(FRONT, [], 0.01, 0.002, "latency").proposal == FRONT[3]
 
 

@@ -9,7 +9,7 @@ import torch
 
 import tenfold
 from tenfold.data import fashion_mnist
-from tenfold.errors import BudgetError, OutputError
+from tenfold.errors import BudgetError, OutputError, TenfoldWarning
 from tenfold.models import CifarResNet
 
 LIMIT = 25.0
@@ -82,3 +82,18 @@ def test_wrong_arguments_are_refused(task, tmp_path):
     with pytest.raises(BudgetError, match="time limit"):
         tenfold.shrink(task, out=tmp_path / "x", time_limit=1)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_small_validation_set_is_told_before_the_search(task, tmp_path):
+    with pytest.warns(
+        TenfoldWarning, match=r"100 examples is small for a max_drop of 0\.5 points.*3,074 examples"
+    ), pytest.raises(StopEarly):
+        tenfold.shrink(task, tenfold.Budget(max_drop=0.005), out=tmp_path / "a", report=stop_early)
+
+
+class StopEarly(Exception):
+    """Raised by the first report, when the search has begun."""
+
+
+def stop_early(phase, fraction, text):
+    raise StopEarly

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+import warnings
+from typing import Any
 
 import typer
 
@@ -15,7 +17,7 @@ from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
 from tenfold.cli.options import err
 from tenfold.cli.searches import apply, shrink
-from tenfold.errors import TenfoldError
+from tenfold.errors import TenfoldError, TenfoldWarning
 
 COMMANDS = (shrink, apply, profile, export)
 
@@ -34,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; every failure ends as one line on stderr and an exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    warnings.showwarning = show_warning
     try:
         status = app(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -51,6 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
         if type(error).__name__ in ("Abort", "Exit"):
             sys.exit(getattr(error, "exit_code", 130))
         fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print what Tenfold itself warns of; the libraries below warn of what no user of a command can mend."""
+    if issubclass(category, TenfoldWarning):
+        err.print(f"tenfold: note: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(text: str, status: int, debug: bool) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.compress.technique import Applied, Json, Problem, Run
-from tenfold.cost import Device, Inputs
+from tenfold.cost import Device, Inputs, profile
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError
 from tenfold.training import (
@@ -42,6 +42,7 @@ from tenfold.training.norms import batch_norms
 DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
 FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
 SMALLEST_BATCH = 8  # … but not below this
+BATCH_BYTES = 2e9  # of activations that a batch may leave for the backward pass
 REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
 NORMED_RATE = 1.5e-3  # networks with batch norm
 UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
@@ -138,7 +139,7 @@ class Distill:
         deadline = min(run.deadline, math.inf if self.seconds is None else started + self.seconds)
         data = task.train if self.examples is None else task.train.take(self.examples)
         train, held = held_out(data)
-        batch_size = batch_for(len(train), self.batch_size)
+        batch_size = batch_for(len(train), self.batch_size, training_bytes(model, task.zeros(1)))
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
         teacher = _kept(original, train, run)
@@ -313,9 +314,21 @@ def held_out(data: Split) -> tuple[Split, Split]:
     return data.subset(order[number:].sort().values), data.subset(order[:number].sort().values)
 
 
-def batch_for(examples: int, largest: int) -> int:
-    """A batch small enough that an epoch over few examples still takes several steps."""
-    return min(largest, examples, max(SMALLEST_BATCH, examples // FEW_STEPS))
+def batch_for(examples: int, largest: int, bytes_each: float = 0.0) -> int:
+    """A batch small enough that an epoch over few examples still takes several steps, and that fits in memory."""
+    fitting = largest if bytes_each <= 0 else int(BATCH_BYTES / bytes_each)
+    return min(largest, examples, max(SMALLEST_BATCH, examples // FEW_STEPS), max(SMALLEST_BATCH, fitting))
+
+
+def training_bytes(model: nn.Module, example: Inputs) -> float:
+    """Bytes of what one example leaves behind for the backward pass: the output of every operator, at most.
+
+    Zero where the network cannot be counted.
+    """
+    try:
+        return float(profile(model, example).bytes_written)
+    except NetworkError:
+        return 0.0
 
 
 def _kept(teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None) -> TeacherOutputs:

@@ -2,7 +2,7 @@
 
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.count import profile
-from tenfold.cost.cpu import cpu_features, has_int8_dot_product
+from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
 from tenfold.cost.formulas import register
 from tenfold.cost.fusion import FusedOperator, fused
@@ -54,5 +54,6 @@ __all__ = [
     "ratio",
     "register",
     "spearman",
+    "vector_lanes",
     "wilson_interval",
 ]

@@ -49,6 +49,16 @@ def has_int8_dot_product() -> bool:
     return bool(cpu_features() & INT8_DOT_PRODUCT)
 
 
+def vector_lanes() -> int:
+    """Channels that a vector register holds in fp32: 16 with AVX-512, 8 with AVX2, else 4.
+
+    Runtimes lay convolutions out in blocks of so many channels; a width between two multiples costs as much as
+    the next one, or more where it leaves the blocked layout altogether.
+    """
+    features = cpu_features()
+    return 16 if "avx512f" in features else 8 if "avx2" in features else 4
+
+
 def cpu_model() -> str:
     """The processor's name as its maker gives it, or else the architecture."""
     if platform.system() == "Darwin":

@@ -1,7 +1,9 @@
 """Timing callables against each other: warmed up until they no longer drift, then interleaved in rounds.
 
 Interleaving is what makes a comparison fair: whatever slows the machine for a while slows all candidates, so
-the ratio of two of them, paired by round, is steadier than either time.
+the ratio of two of them, paired by round, is steadier than either time. Fast candidates take turns in short
+bursts whose first calls are not counted: after another candidate's turn the caches hold that one's weights, and
+with many candidates every call would otherwise be timed cold, which no candidate would be on its own.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ WARMUP_SHARE = 0.25  # of the whole time, at most
 WARMUP_WINDOW = 5  # calls in a window of the drift test
 DRIFT_TOLERANCE = 0.05  # how far the medians of two windows in succession may lie apart
 MAX_BURST = 16  # calls of one candidate in one round, at most
+BURST_SECONDS = 5e-3  # that a burst of a fast candidate takes
+REFILLS = 2  # calls at the start of a burst that are not counted; a call longer than a burst has none
 
 Progress = Callable[[float, str], None]
 
@@ -78,10 +82,11 @@ def measure(
     A candidate is called without arguments and must have finished when it returns (on a GPU: synchronise in it).
     Warm-up: each is called until the medians of two successive windows of 5 calls differ by at most 5%, or its
     share of a quarter of the time is used. Then come rounds in which every candidate runs, in an order shuffled
-    for each round, until the time is over or each has `max_runs` runs. Where the slowest leaves too few rounds
-    for `min_runs`, the fast ones run several times in a round. Time goes before `min_runs`: a round starts
-    only if it is expected to end in time, but each candidate runs at least once. Garbage collection is off
-    meanwhile. An exception of a candidate is raised as it is, with a note that names the candidate.
+    for each round, until the time is over or each has `max_runs` runs. In a round, candidates of under 5 ms run
+    several times, up to 16, after two calls that are not counted; where the slowest leaves too few rounds for
+    `min_runs`, other fast ones run several times too. Time goes before `min_runs`: a round starts only if it is
+    expected to end in time, but each candidate runs at least once. Garbage collection is off meanwhile. An
+    exception of a candidate is raised as it is, with a note that names the candidate.
     """
     if not candidates:
         raise ValueError("nothing to measure: give at least one candidate")
@@ -156,6 +161,9 @@ def _rounds(
         begun = time.perf_counter()
         random.shuffle(order)
         for name in order:
+            if len(order) > 1 and warm[name].call_seconds < BURST_SECONDS:
+                for _ in range(REFILLS):
+                    _time(name, candidates[name])
             samples[name].append([_time(name, candidates[name]) for _ in range(bursts[name])])
         now = time.perf_counter()
         longest = max(longest, now - begun)
@@ -166,17 +174,20 @@ def _rounds(
 
 
 def _bursts(warm: Mapping[str, _Warm], seconds: float, min_runs: int) -> dict[str, int]:
-    """Calls in a round: one each, or more of the fast ones where the slow ones leave few rounds.
+    """Calls in a round: as many as a burst takes, or more of the fast ones where the slow ones leave few rounds.
 
-    All bursts together may lengthen a round by no more than half of the slowest call.
+    Those more may lengthen a round by no more than half of the slowest call.
     """
     calls = {name: max(warmed.call_seconds, 1e-9) for name, warmed in warm.items()}
-    rounds = max(1.0, seconds / sum(calls.values()))
+    bursts = {name: max(1, min(MAX_BURST, int(BURST_SECONDS / call))) for name, call in calls.items()}
+    rounds = max(1.0, seconds / sum(bursts[name] * call for name, call in calls.items()))
     if rounds >= min_runs:
-        return dict.fromkeys(calls, 1)
+        return bursts
     allowance = 0.5 * max(calls.values()) / len(calls)
     wanted = math.ceil(min_runs / rounds)
-    return {name: max(1, min(wanted, MAX_BURST, int(allowance / call))) for name, call in calls.items()}
+    return {
+        name: max(bursts[name], min(wanted, MAX_BURST, int(allowance / call))) for name, call in calls.items()
+    }
 
 
 def _timing(warm: _Warm, rounds: list[list[float]]) -> Timing:

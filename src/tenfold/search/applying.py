@@ -7,16 +7,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenfold.compress import Recipe, Run, apply_recipe, save
+from tenfold.compress import Recipe, Run, apply_recipe
 from tenfold.cost import Device
 from tenfold.data import Task, check_task
-from tenfold.deploy import Verification, deploy_onnx, verify
+from tenfold.deploy import Verification
 from tenfold.errors import OutputError
 from tenfold.search.clock import Report, silent
 from tenfold.search.scoring import answers_on, scored
-
-VERIFIED_EXAMPLES = 64
-FILES = ("structure.json", "weights.safetensors", "model.onnx", "recipe.yaml")
+from tenfold.search.serving import FILES, serve, verified
 
 
 @dataclass(frozen=True)
@@ -58,18 +56,10 @@ def apply_to_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        save(working, model, steps, inputs=task.example(2), base=task.base)
-        artifact = deploy_onnx(model, task.example(2), working / "model.onnx")
-        recipe.write(working / "recipe.yaml")
-        checked = verify(
-            model, artifact.session(device.threads), task.example(min(VERIFIED_EXAMPLES, len(task.train)))
-        )
-        checked.require()
-        found = answers_on(
-            artifact.session(device.threads),
-            task.validation,
-            lambda done: report("scoring", done, "validation"),
-        )
+        artifact = serve(working, model, steps, recipe, task)
+        runner = artifact.session(device.threads)
+        checked = verified(model, runner, task)
+        found = answers_on(runner, task.validation, lambda done: report("scoring", done, "validation"))
         assert found is not None
         assert callable(task.metric)  # `Task` looks names up
         value = scored(task.metric, found.outputs, found.targets).value

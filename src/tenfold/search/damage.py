@@ -1,9 +1,9 @@
 """A guess at what a structure will cost in the metric after healing, good enough to order candidates by.
 
 The healed loss of a narrowed network follows its capacity more than its first damage: over 16 structures of a
-ResNet-56 healed alike (benchmarks/sample/healing_sweep.json) it was about 0.15 points for a unit of the damage
-below, with a rank correlation of 0.96 on validation; the divergence before healing alone has 0.86. Finalists that were healed and measured then say
-how much loss a unit of damage means for the network at hand.
+ResNet-56 healed alike (benchmarks/sample/healing_sweep.json) it was about 0.1 points for a unit of the damage
+below, with a rank correlation of 0.96 on validation; the divergence before healing alone has 0.86. Finalists that
+were healed and measured then say how much loss a unit of damage means for the network at hand.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections.abc import Sequence
 
 DIVERGENCE_WEIGHT = 0.25
 DIVERGENCE_CAP = 4.0  # nats; beyond, the answers are as good as random and more of it says nothing
-FIRST_GUESS = 0.0015  # of the metric for a unit of damage, before anything was healed
-FIRST_GUESS_WEIGHT = 0.25  # how much the guess counts beside a measurement
+FIRST_GUESS = 0.001  # of the metric for a unit of damage, before anything was healed
+# What the guess counts beside measurements, in squared units of damage: as much as one of two units. A measured
+# drop is off by some 0.002, the guess by about half as much for every unit.
+FIRST_GUESS_WEIGHT = 4.0
+LEAST_SHARE = 0.1  # of the guess, below which no measurement brings the slope: nothing is free
 
 
 def damage(
@@ -30,6 +33,6 @@ def damage(
 
 def loss_per_damage(measured: Sequence[tuple[float, float]]) -> float:
     """The slope through the origin of the metric's drop over damage, from (damage, drop) of healed candidates."""
-    top = FIRST_GUESS * FIRST_GUESS_WEIGHT + sum(max(drop, 0.0) * units for units, drop in measured)
+    top = FIRST_GUESS * FIRST_GUESS_WEIGHT + sum(drop * units for units, drop in measured)
     bottom = FIRST_GUESS_WEIGHT + sum(units * units for units, _ in measured)
-    return top / bottom
+    return max(top / bottom, LEAST_SHARE * FIRST_GUESS)

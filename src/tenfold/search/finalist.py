@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ from tenfold.compress import Recipe, Step, Technique
 from tenfold.compress.distill import Distill
 from tenfold.compress.quantize import Quantize
 from tenfold.errors import TenfoldError
+from tenfold.search.budget import MB
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
-from tenfold.search.proposals import Proposal
+from tenfold.search.proposals import BITS, Proposal
 from tenfold.search.structures import prune_step
 
-PRECISIONS = {"fp32": (), "int8-static": (Quantize(),)}
+PRECISIONS: dict[str, tuple[Technique, ...]] = {"fp32": (), "int8-static": (Quantize(),)}
 
 
 @dataclass
@@ -55,7 +57,7 @@ def add_finalist(
     """Export, verify, score and store it in each precision; a precision that cannot be served is left out."""
     points: list[Point] = []
     trouble: list[TenfoldError] = []
-    for precision, extra in PRECISIONS.items():
+    for precision, extra in served_as(job, proposal).items():
         point_id = f"{name}-{precision.split('-')[0]}"
         if job.store.has(point_id):
             points.append(job.store.point(point_id))
@@ -78,6 +80,17 @@ def add_finalist(
     if not points:
         raise trouble[0]
     return points
+
+
+def served_as(job: Job, proposal: Proposal) -> dict[str, tuple[Technique, ...]]:
+    """The precisions to export it in: all but those whose weights alone are larger than the budget allows."""
+    limit = math.inf if job.budget.size_mb is None else job.budget.size_mb * MB
+    return {
+        precision: extra
+        for precision, extra in PRECISIONS.items()
+        if precision.startswith(proposal.precision)
+        or proposal.params * BITS[precision.split("-")[0]] / 8 <= limit
+    }
 
 
 def label(proposal: Proposal, healed: Healed, precision: str) -> str:

@@ -28,6 +28,12 @@ class Tried:
     met: bool
     passes: float = math.inf  # over the training data
     seconds_per_pass: float | None = None
+    name: str = ""
+    measured: float | None = None  # milliseconds or bytes, what is minimised
+
+    def cost(self, minimize: str) -> float:
+        """What is to be small, as measured, or as predicted where it was not."""
+        return self.proposal.cost(minimize) if self.measured is None else self.measured
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ def choose_next(
 
     done = {t.proposal.plan for t in tried}
     failed = [expected(t.proposal) for t in tried if not t.met]
-    passed = [t.proposal.cost(minimize) for t in tried if t.met]
+    passed = [t.cost(minimize) for t in tried if t.met]
     options = [
         p
         for p in front

@@ -20,6 +20,7 @@ from tenfold.search.frontier import EAGER, ORIGINAL, UNITS, Frontier, choose, ma
 from tenfold.search.job import Job, fill_scores
 from tenfold.search.point import Point
 from tenfold.search.scoring import answers_on
+from tenfold.search.serving import FILES
 
 MEASURED_SHARE = 0.05  # of the time limit, for the last timing
 LONGEST_MEASURE = 30.0
@@ -153,13 +154,12 @@ def put_best(job: Job, best: Point) -> None:
     """Copy the best point's files to OUT/best, whole or not at all."""
     target = job.store.root / "best"
     source = job.store.root / str(best.artifact)
-    names = ("structure.json", "weights.safetensors", "model.onnx", "recipe.yaml")
     if best.precision == EAGER:
         # The untouched network won: its saved form stands beside its export.
         source = job.store.root / "points" / ORIGINAL
     working = Path(tempfile.mkdtemp(dir=job.store.root, prefix=".best-"))
     try:
-        for name in names:
+        for name in FILES:
             shutil.copyfile(source / name, working / name)
         working.chmod(0o755)
         if target.exists():

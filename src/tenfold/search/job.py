@@ -13,21 +13,21 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tenfold.compress import Recipe, Run, Step, save
+from tenfold.compress import Recipe, Run, Step
 from tenfold.cost import Device, Profile, measure, profile
 from tenfold.data import Task
-from tenfold.deploy import Artifact, deploy_eager, deploy_onnx, peak_memory, verify
+from tenfold.deploy import Artifact, deploy_eager, peak_memory
 from tenfold.files import write_json
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock
-from tenfold.search.frontier import EAGER, ORIGINAL, opened
+from tenfold.search.frontier import ORIGINAL, opened
 from tenfold.search.point import Point
 from tenfold.search.scoring import Runner, answers_on, dropped, scored
+from tenfold.search.serving import serve, verified
 from tenfold.search.store import Store
 
 Progress = Callable[[float, str], None]
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
-VERIFIED_EXAMPLES = 64
 SCORING_SHARE = 0.04  # of the time limit, for a baseline that nothing depends on
 
 
@@ -95,21 +95,17 @@ def add_point(
 ) -> Point:
     """Save, export, verify, score on validation and time `model`, and store it as a finished point.
 
-    `point` comes with id, kind, label and precision. `began` is when its making began (`time.monotonic()`).
+    `point` comes with id, kind, label and precision; without a recipe it is served by PyTorch. `began` is when its making began (`time.monotonic()`).
     Raises `ExportError` or `VerificationError` where it cannot be served.
     """
     began = time.monotonic() if began is None else began
     with job.store.adding(point.id) as folder:
-        if point.precision == EAGER:
+        if recipe is None:
             artifact = deploy_eager(model, folder / "weights.safetensors")
         else:
-            artifact = deploy_onnx(model, job.task.example(2), folder / "model.onnx")
-            save(folder, model, steps, inputs=job.task.example(2), base=job.task.base)
-            if recipe is not None:
-                recipe.write(folder / "recipe.yaml")
+            artifact = serve(folder, model, steps, recipe, job.task)
         runner = artifact.session(job.threads)
-        checked = verify(model, runner, job.task.example(min(VERIFIED_EXAMPLES, len(job.task.train))))
-        checked.require()
+        checked = verified(model, runner, job.task)
         point.verification = {
             "max_error": checked.max_error,
             "snr_db": finite(checked.snr_db),

@@ -48,6 +48,11 @@ class Point:
     note: str | None = None
     artifact: str | None = None  # path relative to the run's folder
 
+    @property
+    def finalist(self) -> str:
+        """The finalist that it is one precision of; empty for a baseline."""
+        return self.id.rpartition("-")[0] if self.kind == "candidate" else ""
+
     def to_json(self) -> dict[str, Any]:
         """The point as plain data, as it stands in frontier.json."""
         return asdict(self)

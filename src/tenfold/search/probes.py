@@ -1,5 +1,8 @@
-"""Probes: a few unhealed structures, exported and timed, so that predictions of latency and size rest on more
-than the untouched network. Their weights do not matter; their shapes and the runtime do."""
+"""What predictions of latency and size rest on: everything that was exported and timed so far.
+
+Before any finalist that is the untouched network and a probe: an unhealed structure, whose weights do not matter
+but whose shapes and runtime do.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tenfold.search.space import Plan, Space
 from tenfold.search.structures import Structures
 
 PROBE_SECONDS = 0.6  # of timing each
-SHARE_OF_TIME = 0.06  # of the limit, for all probes
+SHARE_OF_TIME = 0.04  # of the limit, after which no other precision of the probe is begun
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Seen:
 
 
 def seen(job: Job, structures: Structures) -> list[Seen]:
-    """The baselines, and the probes: half of the depth, and half of the width, where there is time for them."""
+    """The baselines, the probe, and the finalists so far."""
     served = {"fp32": ORIGINAL, "int8": "onnx-int8-static"}
     points = {point.id: point for point in job.store.points()}
     found = [
@@ -59,37 +62,44 @@ def seen(job: Job, structures: Structures) -> list[Seen]:
     for entry in stored:
         counts = structures.count(Plan.from_json(entry["plan"]))
         found.append(Seen(counts, entry["precision"], entry["latency_ms"], entry["size_bytes"]))
+    for point in points.values():
+        made_of = job.store.step(f"finalist-{point.finalist}")
+        if made_of is not None and point.latency_ms and point.size_bytes:
+            counts = structures.count(Plan.from_json(made_of["proposal"]["plan"]))
+            precision = point.precision.split("-")[0]
+            found.append(Seen(counts, precision, point.latency_ms, point.size_bytes))
     return found
 
 
 def made(job: Job, structures: Structures, precisions: list[str]) -> list[dict[str, Any]]:
-    """Export and time the probes; one that cannot be served is left out."""
+    """Export and time the probe; a precision that cannot be served is left out."""
     results: list[dict[str, Any]] = []
-    plans = [plan for plan in probe_plans(structures.space) if not plan.untouched]
+    plan = probe_plan(structures.space)
+    if plan.untouched:
+        return results
     with job.clock.phase("probes") as progress:
         limit = job.clock.spent() + SHARE_OF_TIME * job.clock.limit
-        for number, plan in enumerate(plans):
-            for precision in precisions:
-                if job.clock.spent() > limit:
-                    return results
-                progress(number / len(plans), f"{precision} of {len(plan.blocks)} blocks fewer")
-                try:
-                    results.append(
-                        {
-                            "plan": plan.to_json(),
-                            "precision": precision,
-                            **timed(job, structures, plan, precision),
-                        }
-                    )
-                except TenfoldError:
-                    continue
+        for number, precision in enumerate(precisions):
+            if job.clock.spent() > limit:
+                break
+            progress(number / len(precisions), f"{precision} of half the network")
+            try:
+                results.append(
+                    {
+                        "plan": plan.to_json(),
+                        "precision": precision,
+                        **timed(job, structures, plan, precision),
+                    }
+                )
+            except TenfoldError:
+                continue
     return results
 
 
-def probe_plans(space: Space) -> list[Plan]:
-    """Half of each stage's blocks dropped; half of every group's channels kept."""
+def probe_plan(space: Space) -> Plan:
+    """Half of each stage's blocks dropped, or, in a network without blocks, half of every group's channels kept."""
     depth = {stage: len(blocks) // 2 for stage, blocks in space.stages.items()}
-    return [space.plan(depth, {}), space.plan({}, dict.fromkeys(space.groups, 0.5))]
+    return space.plan(depth, {}) if any(depth.values()) else space.plan({}, dict.fromkeys(space.groups, 0.5))
 
 
 def timed(job: Job, structures: Structures, plan: Plan, precision: str) -> dict[str, Any]:

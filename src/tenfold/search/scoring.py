@@ -19,6 +19,19 @@ BATCH = 64
 RESAMPLES = 500
 
 
+CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
+
+
+def half_width(examples: int) -> float:
+    """Half of the 95% interval to expect of a healed network's drop, paired on so many examples."""
+    return 1.96 * math.sqrt(CHANGED / examples)
+
+
+def examples_for(width: float) -> int:
+    """How many examples bring that half down to `width`."""
+    return math.ceil(CHANGED * (1.96 / width) ** 2)
+
+
 @dataclass(frozen=True)
 class Answers:
     """Outputs (N, …) of an artefact and targets (N, …) over a whole split, and what an example took in seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 LARGEST_NUMBER_OF_GROUPS = 8
@@ -40,10 +40,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Space:
-    """The knobs: for each stage its blocks, the most dispensable first; for each group its families."""
+    """The knobs: for each stage its blocks, the most dispensable first; for each group its families.
+
+    `narrows` is for each family the largest share that, once rounded, leaves it narrower than it is; larger ones
+    count as all of it. A family that is not named narrows at any share.
+    """
 
     stages: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]]
+    narrows: Mapping[str, float] = field(default_factory=dict)
 
     def plan(self, dropped: Mapping[str, int], kept: Mapping[str, float]) -> Plan:
         """The structure that drops so many blocks of each stage and keeps these shares of each group."""
@@ -51,8 +56,8 @@ class Space:
         keep = [
             (family, share)
             for group, share in kept.items()
-            if share < 1
             for family in self.groups[group]
+            if share < 1 and share <= self.narrows.get(family, 1.0)
             if not any(family == block or family.startswith(f"{block}.") for block in blocks)
         ]
         return Plan(tuple(sorted(blocks)), tuple(sorted(keep)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -14,27 +14,27 @@ from torch import Tensor, nn
 from tenfold.compress.prune import (
     ChannelGraph,
     Criterion,
+    Family,
     Prune,
     block_sensitivity,
     channel_graph,
     importance,
     residual_blocks,
 )
-from tenfold.compress.prune.pruning import TRACED_BATCH
-from tenfold.cost import Profile, call, profile
+from tenfold.compress.prune.pruning import TRACED_BATCH, rounded
+from tenfold.cost import Profile, call, profile, vector_lanes
 from tenfold.errors import NetworkError
 from tenfold.search.job import Job, Progress
-from tenfold.search.space import Plan, Space, groups_of, stages_of
+from tenfold.search.space import NARROWEST, STEP, Plan, Space, groups_of, stages_of
 
 SCAN_EXAMPLES = 128
 SCAN_SHARE = 0.05  # of the time limit, for the blocks and again for the widths
 SCAN_WIDTH = 0.5
-ROUND_TO = 4  # channels: what vector units of CPUs take at a time
 
 
 def prune_step(plan: Plan) -> Prune:
-    """The technique that makes a plan's structure."""
-    return Prune(ratio=0.0, widths=dict(plan.keep), blocks=plan.blocks, round_to=ROUND_TO)
+    """The technique that makes a plan's structure, in widths that the processor's vectors fill."""
+    return Prune(ratio=0.0, widths=dict(plan.keep), blocks=plan.blocks, round_to=vector_lanes())
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Structures:
     group_loss: Mapping[str, float]
     space: Space
     skeleton: nn.Module  # the network without data, on the meta device
+    counted: dict[Plan, Profile] = field(default_factory=dict)
+    moved: dict[Plan, float] = field(default_factory=dict)  # divergence of whole structures that were run
 
     def outline(self, plan: Plan, model: nn.Module) -> nn.Module:
         """A network of the plan's shapes, made from `model` without data."""
@@ -56,16 +58,45 @@ class Structures:
 
     def count(self, plan: Plan) -> Profile:
         """Exact counts of the plan's network, from its shapes alone."""
-        return profile(self.outline(plan, self.skeleton), self.job.task.zeros(self.job.device.batch))
+        if plan not in self.counted:
+            outline = self.outline(plan, self.skeleton)
+            self.counted[plan] = profile(outline, self.job.task.zeros(self.job.device.batch))
+        return self.counted[plan]
 
     def divergence(self, plan: Plan) -> float:
-        """A guess in nats at how far the answers move before healing: the parts' own figures added up."""
+        """How far in nats the answers move before healing: as `run` found, or else guessed."""
+        return self.moved[plan] if plan in self.moved else self.guessed_divergence(plan)
+
+    def guessed_divergence(self, plan: Plan) -> float:
+        """The parts' own figures in nats added up.
+
+        Blunt where much goes at once, for parts make up for each other only while the others are there.
+        """
         keep = dict(plan.keep)
         total = sum(self.block_loss[name] for name in plan.blocks)
         for group, families in self.space.groups.items():
             share = min((keep[name] for name in families if name in keep), default=1.0)
             total += self.group_loss.get(group, 0.0) * ((1 - share) / (1 - SCAN_WIDTH)) ** 2
         return total
+
+    def run(self, plan: Plan) -> None:
+        """Find by running the plan's network, as it is before healing, how far its answers are from the original's."""
+        model, task = self.job.task.model, self.job.task
+        blocks = {name: self.blocks[name] for name in plan.blocks}
+        scores = importance(self.graph, model, Criterion.MAGNITUDE, task, self.job.run())
+        network = prune_step(plan).outline(model, self.graph, blocks, scores).eval()
+        examples = task.train.take(SCAN_EXAMPLES, seed=self.job.seed)
+        batch, targets = examples.select(range(len(examples)))
+        with torch.no_grad():
+            answers = call(network, batch).float()
+            self.moved[plan] = divergence(call(model, batch).float(), answers, targets)
+
+
+def narrowing_share(family: Family) -> float | None:
+    """The largest share that, once rounded, leaves the family narrower than it is; None if there is none."""
+    steps = range(round((1 - NARROWEST) / STEP) + 1)
+    shares = (1 - STEP * step for step in steps)
+    return next((s for s in shares if rounded(s * family.size, family, vector_lanes()) < family.size), None)
 
 
 def scan(job: Job) -> Structures | None:
@@ -84,7 +115,9 @@ def scan(job: Job) -> Structures | None:
         if not blocks and not graph.families:
             return None
         stored = job.store.step("scan")
-        groups = groups_of(graph.families)
+        shares = {family.name: narrowing_share(family) for family in graph.families}
+        narrows = {name: share for name, share in shares.items() if share is not None}
+        groups = groups_of([family for family in graph.families if family.name in narrows])
         if stored is None:
             limit = job.clock.limit * SCAN_SHARE
             block_loss = block_sensitivity(
@@ -97,7 +130,7 @@ def scan(job: Job) -> Structures | None:
                 "groups": group_loss,
             }
             job.store.finish_step("scan", stored)
-    space = Space(stages_of(stored["blocks"]), groups)
+    space = Space(stages_of(stored["blocks"]), groups, narrows)
     skeleton = copy.deepcopy(job.task.model).to("meta")
     return Structures(job, graph, blocks, stored["blocks"], stored["groups"], space, skeleton)
 
@@ -109,9 +142,8 @@ def group_sensitivity(
     model, task = job.task.model, job.task
     run = job.run(progress, seconds)
     scores = importance(graph, model, Criterion.TAYLOR, task, run, examples=SCAN_EXAMPLES)
-    batch, targets = task.train.take(SCAN_EXAMPLES, seed=job.seed).select(
-        range(min(SCAN_EXAMPLES, len(task.train)))
-    )
+    examples = task.train.take(SCAN_EXAMPLES, seed=job.seed)
+    batch, targets = examples.select(range(len(examples)))
     found: dict[str, float] = {}
     with torch.no_grad():
         wanted = call(model, batch).float()
@@ -119,7 +151,7 @@ def group_sensitivity(
             if run.seconds_left() < 0:
                 found[group] = math.log(2)  # not looked at: as if it mattered somewhat
                 continue
-            half = Prune(ratio=0.0, widths=dict.fromkeys(families, SCAN_WIDTH), round_to=ROUND_TO)
+            half = Prune(ratio=0.0, widths=dict.fromkeys(families, SCAN_WIDTH), round_to=vector_lanes())
             kept = half.choose(graph, graph.families, scores)
             found[group] = divergence(wanted, call(graph.narrow(model, kept).eval(), batch).float(), targets)
             progress((number + 1) / len(groups), f"half width: {group}")

@@ -1,0 +1,67 @@
+"""The candidates: structures on the front of damage against cost, judged anew after everything that is measured."""
+
+from __future__ import annotations
+
+from tenfold.cost import LatencyModel
+from tenfold.search.damage import FIRST_GUESS
+from tenfold.search.job import Job
+from tenfold.search.probes import seen
+from tenfold.search.proposals import Judge, Proposal, front, propose
+from tenfold.search.space import Plan
+from tenfold.search.structures import Structures
+
+PROPOSALS_SHARE = 0.04  # of the time, for proposals from counts
+RUNS_SHARE = 0.03  # of the time, for running the structures on the front
+
+
+def candidates(job: Job, structures: Structures) -> list[Proposal]:
+    """The front of structures, least damage first; stored once found."""
+    stored = job.store.step("front")
+    if stored is not None:
+        found = [Proposal.from_json(data) for data in stored]
+        structures.moved.update({proposal.plan: proposal.divergence for proposal in found})
+        return found
+    judge = judge_of(job, structures)
+    with job.clock.phase("proposals") as progress:
+        seconds = min(PROPOSALS_SHARE * job.clock.limit, max(job.clock.left() / 4, 1.0))
+        journal = job.store.root / "study.journal"
+        found = propose(structures.space, judge, journal, seed=job.seed, seconds=seconds, progress=progress)
+        limit = job.clock.spent() + min(RUNS_SHARE * job.clock.limit, max(job.clock.left() / 4, 0.0))
+        while job.clock.spent() < limit:
+            doubtful = [p for p in found if p.plan not in structures.moved and worth_a_run(job, p)]
+            if not doubtful:
+                break
+            structures.run(doubtful[0].plan)
+            found = judged_again(judge, structures)
+            progress(1.0, f"{len(structures.moved)} structures run")
+    job.store.finish_step("front", [proposal.to_json() for proposal in found])
+    return found
+
+
+def worth_a_run(job: Job, proposal: Proposal) -> bool:
+    """Whether it is changed at all, and not so much that no healing could be expected to mend it."""
+    return not proposal.plan.untouched and FIRST_GUESS * proposal.damage <= job.budget.tolerated_drop
+
+
+def judged_again(judge: Judge, structures: Structures) -> list[Proposal]:
+    """The front of every structure that was counted or run so far."""
+    plans = dict.fromkeys([Plan(), *structures.moved, *structures.counted])
+    return front([judge(plan) for plan in plans], judge.minimize)
+
+
+def judge_of(job: Job, structures: Structures) -> Judge:
+    """Predictions fitted on everything that was exported and timed so far."""
+    known = seen(job, structures)
+    factors: dict[str, list[float]] = {}
+    for entry in known:
+        factors.setdefault(entry.precision, []).append(entry.size_factor)
+    return Judge(
+        original=job.original_profile(),
+        count=structures.count,
+        divergence=structures.divergence,
+        latency=LatencyModel.fit([(entry.counts, entry.precision, entry.latency_ms) for entry in known]),
+        budget=job.budget,
+        minimize=job.minimize,
+        precisions=tuple(factors),
+        size_factors={precision: max(values) for precision, values in factors.items()},
+    )

@@ -1,0 +1,62 @@
+"""What the time that is left allows: how long a finalist may heal, and how many passes over the data that makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tenfold.search.finalist import served_as
+from tenfold.search.finalists import FEWEST_PASSES, Tried, number_of_finalists
+from tenfold.search.finish import seconds_needed
+from tenfold.search.frontier import ORIGINAL
+from tenfold.search.job import Job
+from tenfold.search.proposals import Proposal
+
+TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
+CUT_SECONDS = 3.0  # for cutting a structure out of the network
+SHORTEST_HEALING = 2.0  # seconds
+FEWEST_FIRST, FEWEST_NEXT = 0.5, 3.0  # passes below which the first finalist, or another, is not begun
+PLAIN = {"fp32": ORIGINAL, "int8-static": "onnx-int8-static"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The time that is left, seen from before the next finalist; `overhead` is what the last one took beside healing."""
+
+    job: Job
+    tried: Sequence[Tried]
+    overhead: float | None = None
+
+    def seconds_per_pass(self, proposal: Proposal) -> float:
+        """Of training on all of the training data: by what earlier finalists took, else from a forward pass."""
+        paces = [t.seconds_per_pass / t.proposal.macs for t in self.tried if t.seconds_per_pass]
+        if paces:
+            return max(paces[-1] * proposal.macs, 1e-9)
+        original = self.job.store.point(ORIGINAL)
+        forward = (original.seconds_per_example or 1e-3) * len(self.job.task.train)
+        share = proposal.macs / max(self.job.original_profile().macs, 1)
+        return max(TRAINING_OVER_FORWARD * forward * share, 1e-9)
+
+    def seconds(self, proposal: Proposal) -> float:
+        """How long it may heal if the time is divided among as many finalists as can be healed well."""
+        overhead = self.seconds_beside(proposal)
+        left = self.job.clock.left() - seconds_needed(self.job) - overhead
+        planned = number_of_finalists(left, self.seconds_per_pass(proposal) + overhead / FEWEST_PASSES)
+        return (left - overhead * (planned - 1)) / planned
+
+    def seconds_beside(self, proposal: Proposal) -> float:
+        """What cutting, exporting and scoring take: as the last finalist showed, else as the baselines did."""
+        if self.overhead is not None:
+            return self.overhead
+        points = {point.id: point for point in self.job.store.points()}
+        served = [points.get(PLAIN[precision]) for precision in served_as(self.job, proposal)]
+        return CUT_SECONDS + sum(point.seconds or 0.0 for point in served if point is not None)
+
+    def passes(self, proposal: Proposal) -> float:
+        """How many passes over the training data it may have."""
+        return max(self.seconds(proposal), 0.0) / self.seconds_per_pass(proposal)
+
+    def has_time_for(self, proposal: Proposal) -> bool:
+        """Whether it can be healed so much that a try makes sense."""
+        fewest = FEWEST_NEXT if self.tried else FEWEST_FIRST
+        return self.passes(proposal) > fewest and self.seconds(proposal) > SHORTEST_HEALING

@@ -1,0 +1,106 @@
+"""The rounds of healing: one finalist after the other, each chosen by what the last ones showed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tenfold.errors import TenfoldError
+from tenfold.search.budget import Budget
+from tenfold.search.candidates import candidates, judge_of, judged_again
+from tenfold.search.finalist import Healed, add_finalist, cut, heal
+from tenfold.search.finalists import MOST_FINALISTS, Next, Tried, choose_next
+from tenfold.search.frontier import ORIGINAL
+from tenfold.search.job import Job
+from tenfold.search.outlook import Outlook
+from tenfold.search.point import Point
+from tenfold.search.proposals import Proposal
+from tenfold.search.scoring import half_width
+from tenfold.search.structures import Structures
+
+
+def heal_finalists(job: Job, structures: Structures) -> None:
+    """Cut, heal, export and score finalists while there is time and something sensible is left to try."""
+    front = candidates(job, structures)
+    tried: list[Tried] = []
+    healed: dict[str, Healed] = {}
+    overhead: float | None = None
+    for number in range(1, MOST_FINALISTS + 1):
+        name = f"c{number}"
+        stored = job.store.step(f"finalist-{name}")
+        if stored is not None:
+            tried.append(outcome(job, name, stored))
+            continue
+        with job.clock.phase("finalists") as progress, job.store.claimed(name) as claim:
+            if claim is None:
+                continue
+            if tried:
+                front = judged_again(judge_of(job, structures), structures)
+            outlook = Outlook(job, tried, overhead)
+            possible = [p for p in front if p.plan.untouched or outlook.has_time_for(p)]
+            chosen = choose_next(
+                possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
+            )
+            if chosen is None or not outlook.has_time_for(chosen.proposal):
+                return
+            began, seconds = time.monotonic(), outlook.seconds(chosen.proposal)
+
+            def told(fraction: float, text: str, name: str = name) -> None:
+                claim.touch()
+                progress(fraction, f"{name}: {text}")
+
+            record: dict[str, Any] = {"proposal": chosen.proposal.to_json()}
+            try:
+                before = start_of(job, chosen, tried, healed, told)
+                healed[name] = heal(job, before, seconds, told)
+                add_finalist(job, name, healed[name], chosen.proposal, began, told)
+                passes, pace = healed[name].passes, healed[name].seconds_per_pass
+                record["healing"] = {"passes": passes, "seconds_per_pass": pace}
+                overhead = time.monotonic() - began - seconds
+            except TenfoldError as error:
+                # One structure that cannot be made or served must not end the search; it is on record.
+                record["error"] = str(error)
+            job.store.finish_step(f"finalist-{name}", record)
+            tried.append(outcome(job, name, record))
+            job.keep_time()
+
+
+def start_of(job: Job, chosen: Next, tried: list[Tried], healed: dict[str, Healed], progress: Any) -> Healed:
+    """The network to heal: as it was left, if it is to be healed on and still at hand, else freshly cut."""
+    known = [healed[t.name] for t in tried if t.proposal.plan == chosen.proposal.plan and t.name in healed]
+    return known[-1] if chosen.extend and known else cut(job, chosen.proposal, progress)
+
+
+def outcome(job: Job, name: str, record: dict[str, Any]) -> Tried:
+    """What a finalist showed: the precision that keeps the limits, else the one with the smaller drop."""
+    proposal, healing = Proposal.from_json(record["proposal"]), record.get("healing")
+    passes, pace = (healing["passes"], healing["seconds_per_pass"]) if healing else (0.0, None)
+    points = [point for point in job.store.points() if point.finalist == name]
+    limits = Budget(job.budget.latency_ms, job.budget.size_mb, job.budget.memory_mb)
+    usable = [p for p in points if limits.met_by(p)] or points
+    if not usable:
+        return Tried(proposal, 1.0, 1.0, False, passes, pace, name)
+    point = min(usable, key=upper_drop)
+    drop, high = point.validation_drop, point.validation_drop_high
+    met = high is not None and high <= job.budget.tolerated_drop and limits.met_by(point)
+    cost = point.latency_ms if job.minimize == "latency" else point.size_bytes
+    return Tried(
+        proposal, 1.0 if drop is None else drop, 1.0 if high is None else high, met, passes, pace, name, cost
+    )
+
+
+def upper_drop(point: Point) -> float:
+    """The upper end of the interval of the drop; a whole point of the metric where it was not measured."""
+    return 1.0 if point.validation_drop_high is None else point.validation_drop_high
+
+
+def width_here(job: Job) -> float:
+    """How wide the interval of a drop is here, from the plain INT8 network, or from the size of the set."""
+    widths = [
+        point.validation_drop_high - point.validation_drop
+        for point in job.store.points()
+        if point.id != ORIGINAL
+        and point.validation_drop_high is not None
+        and point.validation_drop is not None
+    ]
+    return max([half_width(len(job.task.validation)), *widths])

@@ -1,0 +1,34 @@
+"""A network made ready to serve: saved, exported, its recipe beside it, and verified against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from tenfold.compress import Recipe, Step, save
+from tenfold.data import Task
+from tenfold.deploy import Artifact, Verification, deploy_onnx, verify
+from tenfold.search.scoring import Runner
+
+FILES = ("structure.json", "weights.safetensors", "model.onnx", "recipe.yaml")
+VERIFIED_EXAMPLES = 64
+
+
+def serve(folder: Path, model: nn.Module, steps: Sequence[Step], recipe: Recipe, task: Task) -> Artifact:
+    """Write `FILES` to `folder`; returns the artefact, not yet verified.
+
+    Raises `ExportError` where the network has no ONNX form.
+    """
+    artifact = deploy_onnx(model, task.example(2), folder / "model.onnx")
+    save(folder, model, steps, inputs=task.example(2), base=task.base)
+    recipe.write(folder / "recipe.yaml")
+    return artifact
+
+
+def verified(model: nn.Module, runner: Runner, task: Task) -> Verification:
+    """The artefact's answers to real examples, held against PyTorch's; `VerificationError` where they differ."""
+    checked = verify(model, runner, task.example(min(VERIFIED_EXAMPLES, len(task.train))))
+    checked.require()
+    return checked
