@@ -81,7 +81,7 @@ def test_page_of_a_prediction(tmp_path: Path) -> None:
     assert "x: 2.50 ms on a CPU" in page.text
     assert "predicted, in fp32; 90% interval 2.00 to 3.00" in page.text
     assert "Of the time: 100% bound by memory." in page.text
-    assert "Without a mark here: 1 that run within another's kernel." in page.text
+    assert "Layers without a mark: 1 run within another's kernel." in page.text
     assert "at least" not in page.text
     roofline_plot([one], tmp_path / "a.png", CPU)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_times import CPU, timed
 from torch import nn
@@ -86,6 +86,7 @@ def test_common_name(names: list[str], common: str) -> None:
     assert common_name(names) == common
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=300), st.integers(1, 40))
 def test_a_thinned_timeline_keeps_its_peak_and_its_order(live: list[int], most: int) -> None:
     steps = [Step(number, "layer", "op", size) for number, size in enumerate(live, start=1)]

@@ -85,9 +85,12 @@ def test_wrong_arguments_are_refused(task, tmp_path):
 
 
 def test_a_small_validation_set_is_told_before_the_search(task, tmp_path):
-    with pytest.warns(
-        TenfoldWarning, match=r"100 examples is small for a max_drop of 0\.5 points.*3,074 examples"
-    ), pytest.raises(StopEarly):
+    with (
+        pytest.warns(
+            TenfoldWarning, match=r"100 examples is small for a max_drop of 0\.5 points.*3,074 examples"
+        ),
+        pytest.raises(StopEarly),
+    ):
         tenfold.shrink(task, tenfold.Budget(max_drop=0.005), out=tmp_path / "a", report=stop_early)
 
 

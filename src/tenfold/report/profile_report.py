@@ -135,7 +135,10 @@ def _roofs(roofs: Roofs) -> dict[str, Any]:
     def listed(rates: Mapping[str, float], main: str) -> list[dict[str, Any]]:
         # The one that counts first, so that its name is placed first.
         order = sorted(rates.items(), key=lambda item: (item[0] != main, -item[1]))
-        return [{"name": name, "rate": rate, "main": name == main} for name, rate in order]
+        alike: dict[float, str] = {}
+        for name, rate in order:
+            alike[rate] = f"{alike[rate]}, {name}" if rate in alike else name
+        return [{"name": names, "rate": rate, "main": rate == rates[main]} for rate, names in alike.items()]
 
     return {
         "peak": roofs.peak,

@@ -24,7 +24,7 @@ def headline(views: Sequence[View], roofs: Roofs | None) -> str:
     if len(views) == 2:
         rows = {row["name"]: row["ratio"] for row in totals(*views)}
         wanted = (("Latency", ""), ("MACs", " MACs"), ("Parameters", " parameters"))
-        said = [f"{rows[name]}{what}" for name, what in wanted if rows.get(name)]
+        said = [f"{rows[name]}{what}" for name, what in wanted if rows.get(name, "") not in ("", "equal")]
         return f"{views[1].name} against {views[0].name}" + (f": {', '.join(said)}" if said else "")
     (one,) = views
     if one.ms is None or roofs is None:
@@ -98,9 +98,9 @@ def note(views: Sequence[View], roofs: Roofs | None) -> str:
         "only move data": sum(not layer.flops and not layer.fused for layer in layers),
         "run within another's kernel": sum(layer.fused for layer in layers),
     }
-    parts = [f"{count:,} that {what}" for what, count in hidden.items() if count]
+    parts = [f"{count:,} {what}" for what, count in hidden.items() if count]
     if parts:
-        said.append(f"Without a mark here: {' and '.join(parts)}.")
+        said.append(f"Layers without a mark: {', '.join(parts)}.")
     return " ".join(said)
 
 

@@ -27,6 +27,7 @@ KINDS: dict[str, Mark] = {
     "attention": (GREEN, "^", "attention"),
     "other": (GREY, "s", "everything else"),
 }
+BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
 NAMED = 5  # of the heaviest points
 
 
@@ -132,20 +133,26 @@ def _draw_roofs(axes: Any, roofs: Roofs, taken: list[Box]) -> None:
         offset = (-4 * math.sin(math.radians(angle)), 4 * math.cos(math.radians(angle)))
         axes.annotate(
             text, (at, at * rate), xytext=offset, textcoords="offset points", rotation=angle, rotation_mode="anchor",
-            ha="center", **_text(main),
+            ha="center", bbox=BEHIND, **_text(main),
         )  # fmt: skip
     for step in range(101):  # no name may lie on the roof that holds
         intensity = 10 ** (math.log10(left) + step / 100 * math.log10(right / left))
         x, y = _place(axes, (intensity, roofs.attainable(intensity)))
         taken.append((x - 2, y - 1, x + 2, y + 1))
-    for dtype, rate in sorted(roofs.peaks.items(), key=lambda item: item[0] != roofs.dtype):
-        main = dtype == roofs.dtype
-        if rate > top:
-            continue
-        axes.plot([rate / roofs.bandwidth, right], [rate, rate], **_line(main))
-        text = f"{_plain(dtype)} {wording.prefixed(rate)}FLOP/s"
-        # The peak that holds has its name below its line, the others above theirs.
+    drawn: list[float] = []
+    for rate in sorted(set(roofs.peaks.values()), key=lambda rate: (rate != roofs.peak, -rate)):
+        main = rate == roofs.peak
         x, y = _place(axes, (right, rate))
+        # Of peaks that lie together one has a line: the one that holds before the highest.
+        if rate > top or any(abs(y - other) < 12 for other in drawn):
+            continue
+        drawn.append(y)
+        axes.plot([rate / roofs.bandwidth, right], [rate, rate], **_line(main))
+        names = sorted(
+            (name for name in roofs.peaks if roofs.peaks[name] == rate), key=lambda n: n != roofs.dtype
+        )
+        text = f"{_plain(', '.join(names))} {wording.prefixed(rate)}FLOP/s"
+        # The peak that holds has its name below its line, the others above theirs.
         box = (x - _width(text), y - 12, x, y - 2) if main else (x - _width(text), y + 2, x, y + 12)
         if _free(box, taken):
             taken.append(box)

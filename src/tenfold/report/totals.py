@@ -32,7 +32,7 @@ def totals(a: View, b: View) -> list[dict[str, Any]]:
                 "name": name,
                 "texts": tuple(text(value) for value in pair),
                 "shares": tuple(value / max(pair) for value in pair) if known else (None, None),
-                "ratio": times(*pair, less, more) or "",
+                "ratio": "equal" if known and pair[0] == pair[1] else times(*pair, less, more) or "",
             }
         )
     return rows

@@ -38,6 +38,7 @@
       text: escaped(text), showarrow: false, x: atX, y: atY, xref: "x", yref: "y", textangle: angle,
       xanchor: anchor, yanchor: "middle", yshift: shift[1], xshift: shift[0],
       font: { size: 11.5, color: colour(main ? "text" : "muted") },
+      bgcolor: colour("page") + "c0", borderpad: 0,
     });
     const slope = Math.atan2(px.height / (y[1] - y[0]), px.width / (x[1] - x[0]));
     for (const { name, rate, main } of roofs.bandwidths) {
@@ -51,12 +52,15 @@
       if (end - start > 1.6 * half)
         label(text, middle, middle + log(rate), (-slope * 180) / Math.PI, "center", main, [-9 * Math.sin(slope), 9 * Math.cos(slope)]);
     }
-    // The name of a peak stands at the right end of its line: above it, or below, wherever it hides nothing.
+    // Peaks that lie together have one line, the one that holds before the highest; its name stands at the right
+    // end, above the line or below, wherever it hides nothing.
+    const drawn = [];
     for (const { name, rate, main } of roofs.peaks) {
-      if (log(rate) > y[1]) continue;
+      const at = px.height * (1 - (log(rate) - y[0]) / (y[1] - y[0]));
+      if (at < 0 || drawn.some((other) => Math.abs(other - at) < 16)) continue;
+      drawn.push(at);
       line(log(rate / roofs.bandwidth), x[1], { at: () => rate, is: main });
       const text = `${name} ${prefixed(rate, "FLOP/s")}`;
-      const at = px.height * (1 - (log(rate) - y[0]) / (y[1] - y[0]));
       const w = 6.4 * text.length + 4;
       const place = (main ? [9, -9, -22] : [-9, 9]).map((shift) => ({ shift, box: { x: px.width - w, y: at + shift - 7, w, h: 14 } }))
         .find(({ box: a }) => !overlaps(a, [...taken, ...marks]));
