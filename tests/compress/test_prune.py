@@ -188,8 +188,18 @@ def test_blocks_and_widths_together_are_rebuilt(resnet: Task) -> None:
 
 
 def test_a_recipe_holds_every_parameter() -> None:
-    prune = Prune(0.3, Criterion.MAGNITUDE, Scope.GLOBAL, 0.5, {"layer1.*": 0.25}, ("layer1.1",), 0.4, 8, 64)
-    recipe = Recipe((prune, Prune(blocks=3)))
+    prune = Prune(
+        ratio=0.3,
+        criterion=Criterion.MAGNITUDE,
+        scope=Scope.GLOBAL,
+        residual=0.5,
+        widths={"layer1.*": 0.25},
+        blocks=("layer1.1",),
+        target_macs=0.4,
+        round_to=8,
+        examples=64,
+    )
+    recipe = Recipe((prune, Prune(blocks=3), Prune(target_latency=0.5)))
     assert recipe_from(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 

@@ -24,7 +24,7 @@ from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.models import create
 
-SHIPPED = ("prune", "factorize", "distill", "quantize")
+SHIPPED = ("prune", "shorten", "sparsify", "tie", "factorize", "share", "distill", "quantize")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -77,6 +77,9 @@ def task() -> Task:
         ("quantize",),
         ("factorize",),
         ("prune",),
+        ("sparsify",),
+        ("share",),
+        ("prune", "sparsify", "share"),
         ("prune", "quantize"),
         ("prune", "factorize", "quantize"),
     ],

@@ -22,7 +22,7 @@ def test_missing_library_says_which_extra() -> None:
 
 def test_not_a_name() -> None:
     with pytest.raises(NetworkError, match="none of zoo:NAME, timm:NAME, hf:NAME_OR_FOLDER"):
-        named_network("resnet50")
+        named_network("resnet5o")
 
 
 class TestTimm:

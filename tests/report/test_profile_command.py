@@ -53,7 +53,11 @@ def test_inputs_as_texts() -> None:
         "image": ((1, 3, 8, 8), torch.float16),
         "mask_ids": ((1, 4), torch.int64),
     }
-    assert all(t.is_meta for t in read_inputs(["4x3"], net.half(), "x", None))
+    assert sizes(read_inputs(["1x4:bool, 1x2"], net, "x", None)) == [
+        ((1, 4), torch.bool),
+        ((1, 2), torch.float32),
+    ]
+    assert read_inputs(["4x3"], net.half().to("meta"), "x", None)[0].is_meta
     assert sizes(read_inputs(["4x3"], net, "x", None)) == [((4, 3), torch.float16)]
 
 

@@ -96,6 +96,47 @@ def test_a_thinned_timeline_keeps_its_peak_and_its_order(live: list[int], most: 
     assert [step.number for step in kept] == sorted({step.number for step in kept})
 
 
+def test_what_lives_at_the_peak_is_named_and_adds_up() -> None:
+    class Held(nn.Module):
+        """Two branches, whose first output waits while the second is made."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 1000), nn.Linear(4, 2000)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = self.a(x)
+            return torch.cat([first, self.b(x).relu_()], 1)
+
+    one = view(profile(Held(), torch.empty(1, 4)), "x")
+    assert one.memory is not None
+    held = [(tensor.layer, tensor.op, tensor.shape, tensor.size) for tensor in one.memory.held]
+    assert held == [
+        ("(network)", "cat", "1×3000", 12000),
+        ("b", "addmm", "1×2000", 8000),
+        ("a", "addmm", "1×1000", 4000),
+        ("(network)", "input", "", 16),
+    ]
+    assert sum(tensor.size for tensor in one.memory.held) == one.peak_bytes == one.memory.peak.live
+
+
+def test_tensors_that_are_alike_are_one() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [x, *(layer(x) for layer in self.layers)]
+
+    memory = view(profile(Kept(), torch.empty(4, 8)), "x").memory
+    assert memory is not None
+    assert [(h.layer, h.op, h.size, h.count) for h in memory.held] == [
+        ("layers.*", "addmm", 3 * 128, 3),
+        ("(network)", "input", 128, 1),
+    ]
+
+
 def test_two_networks_in_the_terminal() -> None:
     a = viewed()
     b = timed(profile(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.empty(2, 4)), "another", CPU)

@@ -13,13 +13,16 @@ from typing import Any
 
 import typer
 
+from tenfold.cli.compression import blame, techniques
 from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
+from tenfold.cli.networks import models
 from tenfold.cli.options import err
 from tenfold.cli.searches import apply, shrink
+from tenfold.cli.training import train
 from tenfold.errors import TenfoldError, TenfoldWarning
 
-COMMANDS = (shrink, apply, profile, export)
+COMMANDS = (shrink, apply, train, profile, export, models, techniques, blame)
 
 app = typer.Typer(
     add_completion=False,

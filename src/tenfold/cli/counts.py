@@ -40,6 +40,9 @@ def profile(
         Path | None, typer.Option("--plot", help="write the roofline as a picture: .png, .svg or .pdf")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="run it on zeros, for networks that decide by values")
+    ] = False,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
@@ -47,13 +50,12 @@ def profile(
     _check_outputs({"--html": html, "--plot": plot, "--json": json_file})
     names = [network] if compare is None else [network, compare]
     with starting("counting"):
-        profiles = [_counted(name, inputs or [], batch, base) for name in names]
+        profiles = [_counted(name, inputs or [], batch, base, real) for name in names]
 
     from tenfold.files import write_json
     from tenfold.report import profile_comparison, roofline_plot, view, write_profile
 
     views = [view(counted, name) for name, counted in zip(names, profiles, strict=True)]
-    print(profiles[0] if compare is None else profile_comparison(views[0], views[1]))
     if json_file is not None:
         figures = [{"name": name, **counted.to_json()} for name, counted in zip(names, profiles, strict=True)]
         write_json(json_file, figures[0] if compare is None else {"networks": figures})
@@ -61,24 +63,26 @@ def profile(
         write_profile(views, html, provenance=_provenance())
     if plot is not None:
         roofline_plot(views, plot)
+    # Last, so that a reader who has seen enough (| head) does not cost the files.
+    print(profiles[0] if compare is None else profile_comparison(views[0], views[1]))
 
 
-def _counted(name: str, inputs: Sequence[str], batch: int | None, base: str | None) -> Profile:
+def _counted(name: str, inputs: Sequence[str], batch: int | None, base: str | None, real: bool) -> Profile:
     from tenfold.cli.inputs import read_inputs
     from tenfold.cost import profile as count
 
-    model = _load(name, base)
-    return count(model, read_inputs(inputs, model, name, batch))
+    model = _load(name, base, real)
+    return count(model, read_inputs(inputs, model, name, batch), real=real)
 
 
-def _load(name: str, base: str | None) -> nn.Module:
+def _load(name: str, base: str | None, real: bool) -> nn.Module:
     """The network's structure; one of transformers on the meta device, so that its size is no matter."""
     import torch
 
     from tenfold.compress import load_network
 
     # timm computes in its constructors (stochastic depth, by numbers), which needs tensors that hold data.
-    with torch.device("meta" if name.startswith("hf:") else "cpu"):
+    with torch.device("meta" if name.startswith("hf:") and not real else "cpu"):
         return load_network(name, base, weights=False)[0]
 
 

@@ -1,6 +1,6 @@
 """Inputs as options name them: `1x3x224x224`, `1x128:int64`, `attention_mask=1x128`; and those a network expects.
 
-Only shapes and types are read, for counting: the tensors hold no data (they lie on the meta device).
+The tensors are zeros where the network is, on the meta device too: counting needs shapes and types alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def read_inputs(texts: Sequence[str], model: nn.Module, spec: str, batch: int | 
     """
     import torch
 
-    parsed = [_parsed(text) for text in texts] or [(None, expected(model, spec), None)]
+    parsed = [_parsed(part) for text in texts for part in text.split(",")]
+    parsed = parsed or [(None, expected(model, spec), None)]
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if len({name is None for name, _, _ in parsed}) == 2:
         raise BudgetError("--input: give all inputs a name (input_ids=1x128) or none")
     names = [name for name, _, _ in parsed if name is not None]
@@ -40,7 +42,7 @@ def read_inputs(texts: Sequence[str], model: nn.Module, spec: str, batch: int | 
     tensors = []
     for name, shape, dtype in parsed:
         sizes = (batch, *shape[1:]) if batch is not None else shape
-        tensors.append(torch.empty(sizes, dtype=dtype or _dtype(name, model), device="meta"))
+        tensors.append(torch.zeros(sizes, dtype=dtype or _dtype(name, model), device=device))
     return dict(zip(names, tensors, strict=True)) if names else tuple(tensors)
 
 

@@ -19,7 +19,8 @@ Network = Annotated[
     str,
     typer.Argument(
         metavar="NETWORK",
-        help="package.module:factory, timm:NAME, hf:NAME, zoo:NAME, or the folder of a saved network",
+        help="package.module:factory, zoo:NAME, timm:NAME, hf:NAME, a name that `tenfold models` lists, or the "
+        "folder of a saved network",
     ),
 ]
 Data = Annotated[

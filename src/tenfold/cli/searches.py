@@ -93,7 +93,12 @@ def shrink(
 
 
 def apply(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file (YAML)")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="a recipe that ships, by name (tenfold techniques), or a file (YAML)"
+        ),
+    ],
     network: Network,
     data: Data = None,
     folder: Annotated[Path, typer.Option("--out", help="where the network is saved")] = Path("runs/apply"),
@@ -104,9 +109,9 @@ def apply(
     debug: Debug = False,
 ) -> None:
     """Make the network that a recipe describes: saved, exported to ONNX and verified."""
-    from tenfold.compress import read_recipe
+    from tenfold.compress import find_recipe
 
-    steps = read_recipe(recipe)
+    steps = find_recipe(recipe)
     from tenfold.cost import Device
     from tenfold.search.applying import apply_to_folder
     from tenfold.search.console import Console as Progress

@@ -16,12 +16,15 @@ from tenfold.compress.registry import (
     technique_names,
     technique_to_dict,
 )
+from tenfold.compress.results import known_results
 from tenfold.compress.saved import is_saved, load, load_network, save
+from tenfold.compress.shelf import NamedRecipe, find_recipe, named_recipes
 from tenfold.compress.structure import Structure, read_structure
 from tenfold.compress.technique import Applied, Problem, Run, Technique
 
 __all__ = [
     "Applied",
+    "NamedRecipe",
     "Problem",
     "Recipe",
     "Run",
@@ -29,9 +32,12 @@ __all__ = [
     "Structure",
     "Technique",
     "apply_recipe",
+    "find_recipe",
     "is_saved",
+    "known_results",
     "load",
     "load_network",
+    "named_recipes",
     "parse_recipe",
     "preflight_recipe",
     "read_recipe",

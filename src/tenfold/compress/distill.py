@@ -28,11 +28,13 @@ from tenfold.training import (
     OptimizerSettings,
     Precision,
     TeacherOutputs,
+    Transfer,
     View,
     faithful_views,
     fastest_precision,
     fingerprint,
     fit,
+    held_zeros,
     mean_loss,
     refresh_statistics,
     stage_pairs,
@@ -66,9 +68,12 @@ class Distill:
 
     `seconds` and `epochs` bound the run, with the job's deadline; without any, it takes 20 epochs. `temperature` and
     `alpha` (the share of the data's own labels) are those of Hinton et al. `learning_rate` and `batch_size` (an upper
-    bound) are chosen from the network and the number of examples if not given. `hidden` names pairs
-    (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them. `examples` bounds
-    how many training examples are used.
+    bound) are chosen from the network and the number of examples if not given. `precision` and `teacher_precision`
+    ("fp32", "bf16", either followed by ", channels last") are found by timing if not given; a recipe that is to give
+    the same network again states them. `hidden` names pairs
+    (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them; `transfer` says what
+    of them is taught. `examples` bounds how many training examples are used. With `alpha` 0 no label is read, so the
+    data need none; a teacher of several networks is `training.Ensemble`.
     """
 
     seconds: float | None = None
@@ -79,13 +84,23 @@ class Distill:
     batch_size: int = 128
     hidden: tuple[tuple[str, str], ...] | Matching = Matching.NONE
     hidden_weight: float = 1.0
+    transfer: Transfer = Transfer.FEATURES
     examples: int | None = None
+    precision: str | None = None
+    teacher_precision: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"Distill: {name} must be a finite number above 0, not {value!r}")
+        for name in ("precision", "teacher_precision"):
+            value = getattr(self, name)
+            if value is not None:
+                try:
+                    Precision.named(value)
+                except ValueError as error:
+                    raise ValueError(f"Distill: {name}: {error}") from None
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"Distill: temperature must be above 0, not {self.temperature!r}")
         if not 0.0 <= self.alpha <= 1.0:
@@ -142,9 +157,14 @@ class Distill:
         batch_size = batch_for(len(train), self.batch_size, training_bytes(model, task.zeros(1)))
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
-        teacher = _kept(original, train, run)
-        judge = _kept(original, held, run, teacher.precision)
-        precision = fastest_precision(student, train.select(range(batch_size))[0])
+        asked = None if self.teacher_precision is None else Precision.named(self.teacher_precision)
+        teacher = teacher_outputs(original, train, run, asked)
+        judge = teacher_outputs(original, held, run, teacher.precision)
+        precision = (
+            fastest_precision(student, train.select(range(batch_size))[0])
+            if self.precision is None
+            else Precision.named(self.precision)
+        )
         versions = Versions(student, held, self._outputs_alone(judge), precision)
         versions.note("unchanged")
         if not versions.losses:
@@ -162,8 +182,10 @@ class Distill:
         objective = self._outputs_alone(teacher, views)
         if pairs:
             example = train.select([0, 1 % len(train)])[0]
-            objective = HiddenDistillation(objective, student, example, pairs, self.hidden_weight, run.seed)
-        optimizer = self._optimizer(student, batch_size)
+            objective = HiddenDistillation(
+                objective, student, example, pairs, self.hidden_weight, run.seed, self.transfer
+            )
+        optimizer = self.optimizer(student, batch_size)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         precise: dict[str, Any] = {
             "optimizer": optimizer,
@@ -177,10 +199,11 @@ class Distill:
                 # same network again, on whatever machine.
                 fitting = passes_within(deadline, student, train, objective, run.seed, precise)
                 epochs = fitting if self.epochs is None else min(self.epochs, fitting)
-            result = fit(
-                student, train, objective, epochs=epochs, until=deadline, seed=run.seed, progress=run.progress,
-                **precise,
-            )  # fmt: skip
+            with held_zeros(student):  # what pruning set to zero is no weight any more
+                result = fit(
+                    student, train, objective, epochs=epochs, until=deadline, seed=run.seed,
+                    progress=run.progress, **precise,
+                )  # fmt: skip
         finally:
             teacher.save()
             judge.save()
@@ -202,6 +225,7 @@ class Distill:
                 "batch_size": batch_size,
                 "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)},
                 "precision": str(precision),
+                "teacher_precision": str(teacher.precision),
                 "views": [view.value for view in views],
                 "hidden": [list(pair) for pair in pairs],
             },
@@ -216,7 +240,7 @@ class Distill:
     ) -> Distillation:
         return Distillation(teacher, temperature=self.temperature, alpha=self.alpha, views=views)
 
-    def _optimizer(self, student: nn.Module, batch_size: int) -> OptimizerSettings:
+    def optimizer(self, student: nn.Module, batch_size: int) -> OptimizerSettings:
         """AdamW with the rate asked for, or one that suits the network and the batch."""
         rate = self.learning_rate
         if rate is None:
@@ -331,7 +355,9 @@ def training_bytes(model: nn.Module, example: Inputs) -> float:
         return 0.0
 
 
-def _kept(teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None) -> TeacherOutputs:
+def teacher_outputs(
+    teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None
+) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
     key = f"teacher outputs {fingerprint(teacher, split)}"
     if key not in run.cache:

@@ -20,17 +20,16 @@ from typing import Any
 import yaml
 from torch import nn
 
-from tenfold.compress.coding import CodingError, Keys, short
+from tenfold.coding import CodingError, short
 from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict
 from tenfold.compress.technique import Json, Problem, Run, Technique
 from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.files import write_text
 from tenfold.naming import nearest
+from tenfold.yaml_files import parse_yaml, read_yaml
 
 VERSION = 1
-LARGEST_FILE = 1 << 20  # bytes; a recipe is a page
-DEEPEST = 50  # collections within collections
 _KEYS = ("tenfold", "seed", "steps")
 
 
@@ -88,6 +87,12 @@ def check_order(steps: tuple[Technique, ...]) -> None:
                 ("steps", index),
                 f"step {index + 1} repeats step {index} ({name}) unchanged: give one, of the full amount",
             )
+        for earlier in seen:
+            reason = TECHNIQUES[earlier].undone_by.get(name)
+            if reason:
+                raise CodingError(
+                    ("steps", index), f"step {index + 1}: {name} may not follow {earlier}: {reason}"
+                )
         seen[name] = step
 
 
@@ -115,35 +120,12 @@ def recipe_from(values: Any) -> Recipe:
 
 def read_recipe(path: Path | str) -> Recipe:
     """The recipe in a YAML file. A `RecipeError` begins with the file, and the line where it is known."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise RecipeError(f"{path} is larger than {LARGEST_FILE} bytes: that is no recipe")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not text in UTF-8") from error
-    return parse_recipe(text, str(path))
+    return read_yaml(path, recipe_from)
 
 
 def parse_recipe(text: str, source: str = "recipe") -> Recipe:
     """The recipe in a YAML text; `source` begins the message of any `RecipeError`."""
-    lines: dict[Keys, int] = {}
-    try:
-        return recipe_from(_plain(text, lines))
-    except CodingError as error:
-        keys = error.keys
-        while keys and keys not in lines:
-            keys = keys[:-1]
-        line = f":{lines[keys]}" if keys in lines else ""
-        raise RecipeError(f"{source}{line}: {error.text}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{source}{line}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
+    return parse_yaml(text, recipe_from, source)
 
 
 def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple[Step, ...]]:
@@ -178,44 +160,3 @@ def preflight_recipe(recipe: Recipe, task: Task, run: Run) -> list[str]:
 def _part_of(progress: Callable[[float, str], None], index: int, number: int) -> Callable[[float, str], None]:
     """The progress of one step out of `number`, as a part of the whole."""
     return lambda fraction, text: progress((index + fraction) / number, text)
-
-
-def _plain(text: str, lines: dict[Keys, int]) -> Any:
-    """The YAML text as plain data; `lines` receives the line of every key and list entry."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise CodingError((), f"it is nested more than {DEEPEST} deep: that is no recipe")
-        # Aliases could make a small file an enormous value; nothing in a recipe needs them.
-        if isinstance(event, yaml.AliasEvent):
-            raise CodingError((), f"aliases (*{event.anchor}) are not allowed")
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        return None if node is None else _value(loader, node, (), lines)
-    finally:
-        loader.dispose()
-
-
-def _value(loader: yaml.SafeLoader, node: yaml.Node, keys: Keys, lines: dict[Keys, int]) -> Any:
-    lines.setdefault(keys, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(loader, child, (*keys, index), lines) for index, child in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        made: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise CodingError(keys, f"line {line}: a key must be a word")
-            key = str(key_node.value)
-            lines[(*keys, key)] = line
-            if key in made:
-                raise CodingError((*keys, key), f"the key {short(key)} comes twice")
-            made[key] = _value(loader, value_node, (*keys, key), lines)
-        return made
-    try:
-        # Deep, so that a scalar is whole when it returns; SafeLoader knows no tag that could run anything.
-        return loader.construct_object(node, deep=True)
-    except (ValueError, OverflowError) as error:
-        raise CodingError(keys, f"{short(node.value)} cannot be read: {error}") from error

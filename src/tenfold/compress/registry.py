@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
-from tenfold.compress.coding import CodingError, Keys, decode_fields, encode_fields, short
+from tenfold.coding import CodingError, Keys, decode_fields, encode_fields, short
 from tenfold.compress.technique import Technique
 from tenfold.errors import RecipeError
 from tenfold.naming import nearest
@@ -17,16 +17,38 @@ from tenfold.naming import nearest
 class Entry:
     """Where a technique lives (`module:Class`, or the class) and where it may stand in a recipe.
 
-    `final` says why nothing may follow it, `once` why it may not come twice; "" where either is fine.
+    `final` says why nothing may follow it, `once` why it may not come twice; "" where either is fine. `undone_by`
+    names techniques that may not come later, each with the reason.
     """
 
     home: str | type
     final: str = ""
     once: str = ""
+    undone_by: Mapping[str, str] = field(default_factory=dict)
 
 
 TECHNIQUES: dict[str, Entry] = {
     "prune": Entry("tenfold.compress.prune:Prune"),
+    "sparsify": Entry(
+        "tenfold.compress.prune:Sparsify",
+        undone_by={
+            "factorize": "the factors of a sparse weight are dense",
+            "tie": "the mean of layers with zeros in different places is dense",
+        },
+    ),
+    "share": Entry(
+        "tenfold.compress.share:Share",
+        once="a layer's values are few already",
+        undone_by={
+            "distill": "training moves shared values apart; give share epochs of its own",
+            "factorize": "the factors of a weight of few values have many",
+            "tie": "the mean of layers of few values has many",
+        },
+    ),
+    "shorten": Entry("tenfold.compress.shorten:Shorten"),
+    "tie": Entry(
+        "tenfold.compress.share:Tie", undone_by={"factorize": "it leaves out weights that are shared"}
+    ),
     "factorize": Entry(
         "tenfold.compress.factorize:Factorize", once="the factors of a layer are not worth factorizing again"
     ),
@@ -99,7 +121,7 @@ def technique_from(values: Any, keys: Keys = ()) -> Technique:
 
 def defaults(name: str) -> dict[str, Any]:
     """The parameters of a technique with the values they have if nothing is said, for listings."""
-    return {field.name: field.default for field in fields(technique_class(name)) if field.init}
+    return {entry.name: entry.default for entry in fields(technique_class(name)) if entry.init}
 
 
 def _may_be(home: str, cls: type) -> bool:

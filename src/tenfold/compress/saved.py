@@ -1,6 +1,7 @@
 """Saving and loading changed networks: a folder with `structure.json` and `weights.safetensors`, and no pickle.
 
-A file names its base as `zoo:`, `timm:` or `hf:`, or not at all; then the caller hands it in:
+A file names its base as `zoo:`, `timm:`, `hf:` or an architecture of ours, or not at all; then the caller hands
+it in:
 `load(folder, base=factory)`. Loading repeats the structural change of every step and puts the weights in.
 """
 
@@ -17,15 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tenfold.compress.coded import decoded, encoded
 from tenfold.compress.recipe import Step
 from tenfold.compress.registry import technique_name
 from tenfold.compress.structure import Structure, read_structure, require_base, spec_of
 from tenfold.compress.technique import Json, Technique
-from tenfold.compress.weights import packed, put
+from tenfold.compress.weights import all_tensors, packed, put
 from tenfold.cost import Inputs
 from tenfold.errors import NetworkError, OutputError, RecipeError, TenfoldError
 from tenfold.files import write_json
-from tenfold.models import is_named, named_network
+from tenfold.models import is_named, named_network, names
 from tenfold.naming import called, described, is_import_path, nearest
 
 STRUCTURE = "structure.json"
@@ -56,8 +58,9 @@ def save(
     if (folder / STRUCTURE).exists() and not overwrite:
         raise OutputError(f"{folder} holds a saved network already: choose another folder, or overwrite it")
     tensors, shared = packed(model)
+    tensors, coded = encoded(tensors)
     entries = tuple(step if isinstance(step, Step) else Step(*step) for step in steps)
-    structure = Structure(base, entries, spec_of(inputs), shared, "", extra or {})
+    structure = Structure(base, entries, spec_of(inputs), shared, "", extra or {}, coded)
     structure.to_json()  # what is not plain JSON fails here, before anything is written
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +72,7 @@ def save(
         digest = _sha256(working / WEIGHTS)
         write_json(
             working / STRUCTURE,
-            Structure(base, entries, structure.inputs, shared, digest, extra or {}).to_json(),
+            Structure(base, entries, structure.inputs, shared, digest, extra or {}, coded).to_json(),
         )
         _move(working, folder)
     except (OSError, SafetensorError) as error:
@@ -99,7 +102,8 @@ def load(folder: Path | str, base: Base | None = None) -> nn.Module:
             text = f"step {index + 1} ({name}) does not go with the base: {described(error)}"
             raise RecipeError(f"{folder}: {text}") from error
     try:
-        put(model, weights, structure.shared)
+        shapes = {name: tensor.shape for name, tensor in all_tensors(model).items()}
+        put(model, decoded(weights, structure.coded, shapes), structure.shared)
     except TenfoldError as error:
         raise RecipeError(f"{folder / WEIGHTS}: {error}") from error
     return model.eval()
@@ -115,8 +119,8 @@ def load_network(
 ) -> tuple[nn.Module, str | None]:
     """The network that a user names, in eval mode, and its name if a file may hold it as a base.
 
-    `spec` is `package.module:factory`, `timm:NAME`, `hf:NAME_OR_FOLDER`, `zoo:NAME` or the folder of a saved
-    network. With `weights` False the named ones have random weights, and none are fetched: enough for counting.
+    `spec` is `package.module:factory`, `timm:NAME`, `hf:NAME_OR_FOLDER`, `zoo:NAME`, a name of `models.names()` or
+    the folder of a saved network (`./NAME` where a folder is called as one of those). With `weights` False the named ones have random weights, and none are fetched: enough for counting.
     Raises `NetworkError`, or `RecipeError` for a saved one that cannot be loaded.
     """
     if is_named(spec):
@@ -134,9 +138,10 @@ def load_network(
         if path.parent.is_dir()
         else ""
     )
+    offered = offered or nearest(spec.partition("?")[0], names())
     raise NetworkError(
-        f"no network {spec!r}{offered}; give package.module:factory, timm:NAME, hf:NAME_OR_FOLDER, zoo:NAME or the "
-        f"folder of a saved network"
+        f"no network {spec!r}{offered}; give package.module:factory, timm:NAME, hf:NAME_OR_FOLDER, zoo:NAME, a name "
+        f"that `tenfold models` lists or the folder of a saved network"
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tenfold.compress.coding import CodingError, short
+from tenfold.coding import CodingError, short
+from tenfold.compress.coded import Coded, check_forms
 from tenfold.compress.recipe import Recipe, Step
 from tenfold.compress.registry import technique_from, technique_name, technique_to_dict
 from tenfold.compress.technique import Json
@@ -73,7 +74,11 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Structure:
-    """The contents of `structure.json`. `shared` maps further names of tied tensors to their first."""
+    """The contents of `structure.json`.
+
+    `shared` maps further names of tied tensors to their first; `coded` says which tensors are stored in which form
+    (`compress.coded`).
+    """
 
     base: str | None
     steps: tuple[Step, ...]
@@ -81,6 +86,7 @@ class Structure:
     shared: dict[str, str]
     weights_sha256: str
     extra: Json = field(default_factory=dict)
+    coded: Coded = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -104,6 +110,7 @@ class Structure:
             "shared": self.shared,
             "weights_sha256": self.weights_sha256,
             "extra": self.extra,
+            **({"coded": self.coded} if self.coded else {}),
         }
 
 
@@ -152,7 +159,7 @@ def structure_from(values: Any) -> Structure:
     version = values.get("version")
     if type(version) is not int or version != VERSION:
         raise RecipeError(f"it has version {short(version)}; this Tenfold reads version {VERSION}")
-    missing, unknown = _REQUIRED - values.keys(), values.keys() - _REQUIRED - {"extra"}
+    missing, unknown = _REQUIRED - values.keys(), values.keys() - _REQUIRED - {"extra", "coded"}
     if missing or unknown:
         parts = [
             f"{word} {', '.join(map(short, sorted(keys)[:4]))}"
@@ -170,14 +177,15 @@ def structure_from(values: Any) -> Structure:
     if not isinstance(values["steps"], list):
         raise RecipeError(f"steps must be a list, not {short(values['steps'])}")
     steps = tuple(_step(step, index) for index, step in enumerate(values["steps"]))
-    return Structure(base, steps, _inputs(values["inputs"]), _shared(values["shared"]), digest, extra)
+    coded = check_forms(values.get("coded", {}))
+    return Structure(base, steps, _inputs(values["inputs"]), _shared(values["shared"]), digest, extra, coded)
 
 
 def require_base(base: Any) -> None:
     """Raise unless `base` is a name that a file may hold."""
     if not isinstance(base, str) or not is_named(base):
         raise RecipeError(
-            f"the base {short(base)} is not one that a file may name (zoo:, timm: or hf:): save without it, and "
+            f"the base {short(base)} is not one that a file may name (zoo:, timm:, hf: or an architecture of ours): save without it, and "
             f"load with tenfold.load(folder, base=factory)"
         )
 

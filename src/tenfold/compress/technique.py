@@ -42,6 +42,8 @@ class Run:
     `deadline` is a `time.monotonic()` value by which it must return; `teacher` the original network (never
     changed); `progress(fraction, text)` may be called at any rate; `folder` is for caches that may be kept
     between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
+    `latency(model)` measures the milliseconds of one call through the runtime that will serve the network; None
+    where nothing can.
     """
 
     seed: int = 0
@@ -51,6 +53,7 @@ class Run:
     folder: Path | None = None
     teacher: nn.Module | None = None
     cache: dict[str, Any] = field(default_factory=dict)
+    latency: Callable[[nn.Module], float] | None = None
 
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""

@@ -1,15 +1,15 @@
 """What a network costs: counts, memory, devices, prediction, and measurement of any callable."""
 
+from tenfold.cost.arithmetic import register
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.count import profile
 from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
-from tenfold.cost.formulas import register
 from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.memory import own_peak_rss, peak_rss
 from tenfold.cost.predict import LatencyModel, Prediction
 from tenfold.cost.provenance import environment
-from tenfold.cost.record import LayerCost, OperatorCost, Profile
+from tenfold.cost.record import LayerCost, LiveTensor, OperatorCost, OperatorTotal, Profile
 from tenfold.cost.size import predicted_size
 from tenfold.cost.statistics import (
     Interval,
@@ -29,7 +29,9 @@ __all__ = [
     "Interval",
     "LatencyModel",
     "LayerCost",
+    "LiveTensor",
     "OperatorCost",
+    "OperatorTotal",
     "Prediction",
     "Profile",
     "Timing",

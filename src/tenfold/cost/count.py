@@ -9,79 +9,102 @@ modules are counted like built-in ones.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
 from torch.func import functional_call
+from torch.nn.attention import flex_attention
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tenfold.cost.counter import Counter, tensors_in
-from tenfold.cost.fakes import Fakes
+from tenfold.cost.experts import active_params
+from tenfold.cost.failures import explained
+from tenfold.cost.fakes import Fakes, Reals, Standins
+from tenfold.cost.fusion import fused_peak
 from tenfold.cost.liveness import storage_key
 from tenfold.cost.modules import ModuleStack, unchanged
-from tenfold.cost.record import Profile, layers_of
+from tenfold.cost.packed import bytes_of, packed_of, stored_bytes, unpacked
+from tenfold.cost.record import Profile, layers_of, live_tensors
 from tenfold.errors import NetworkError
 
+UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
-def profile(model: nn.Module, inputs: Any) -> Profile:
-    """Count what one forward pass of `model` on `inputs` costs, in eval mode, without running or changing it.
 
-    `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments, of any structure; only
-    shapes and types matter, so tensors and networks on the meta device will do. Raises `NetworkError` if the
+def profile(model: nn.Module, inputs: Any, *, real: bool = False) -> Profile:
+    """Count what one forward pass of `model` on `inputs` costs, in eval mode, without changing it.
+
+    `inputs` is a tensor, a tuple or list of positional arguments or a dict of keyword arguments, of any structure;
+    only shapes and types matter, so tensors and networks on the meta device will do. Raises `NetworkError` if the
     forward pass fails, naming the layer.
+
+    With `real=True` the forward pass runs once on the tensors themselves: for networks whose control flow depends
+    on values. So does a network that keeps quantised weights packed, whose operators run in no other way.
     """
     if not isinstance(model, nn.Module):
         raise NetworkError(f"a network must be a torch.nn.Module, not {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NetworkError(
+            f"{type(model).__name__}: a scripted network hides its layers; count the module that it was made of"
+        )
     args, kwargs = _arguments(inputs)
-    fakes = Fakes()
-    modules = ModuleStack(model)
-    counter = Counter(fakes, modules)
     weights = _weights(model)
     for name, tensor in weights.items():
         if is_lazy(tensor):
             raise NetworkError(
                 f"{name}: not initialised yet (a lazy layer); run the network once, then count it"
             )
+    packed = [module for module in model.modules() if packed_of(module)]
+    real = real or bool(packed)
+    device = _device([*weights.values(), *tree_leaves((args, kwargs))])
+    standins: Standins = Reals() if real else Fakes(device)
+    modules = ModuleStack(model)
+    counter = Counter(standins, modules)
     try:
-        with unchanged(model), _settings(), torch.no_grad(), fakes.mode:
-            replaced = {name: counter.add_weight(tensor) for name, tensor in weights.items()}
-            args, kwargs = tree_map_only(Tensor, fakes.of, (args, kwargs))
+        with unchanged(model), _settings(device), torch.no_grad(), standins.mode:
+            replaced = {name: counter.add_weight(tensor, name) for name, tensor in weights.items()}
+            for module in packed:
+                counter.add_packed(module)
+            args, kwargs = tree_map_only(Tensor, standins.of, (args, kwargs))
             counter.add_inputs(tree_leaves((args, kwargs)))
             for module in model.modules():
                 module.training = False  # not .eval(), which a network may have given side effects
-            with modules, counter:
-                # Nothing may hold the result: eager execution would hand it to the caller only now.
-                functional_call(model, replaced, args, kwargs)
+            with modules, counter, counter.causality:
+                results = counter.liveness.numbers(tensors_in(functional_call(model, replaced, args, kwargs)))
     except Exception as error:
-        raise _explained(error, modules, counter) from error
-    return _summary(model, weights, (args, kwargs), counter)
+        raise explained(error, modules, counter, real=real) from error
+    return _summary(model, weights, (args, kwargs), counter, results)
+
+
+def _device(leaves: Iterable[Any]) -> torch.device:
+    """Where the network stands: the first device of its tensors that is not meta, or else the CPU."""
+    devices = (leaf.device for leaf in leaves if isinstance(leaf, Tensor))
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
-    """Attention without the fast path, whose one fused operator has no shape rule; torch's own log silent.
+def _settings(device: torch.device) -> Iterator[None]:
+    """What torch must do otherwise while it is watched, put back on leaving.
 
-    What torch would log of a failing operator is told by the `NetworkError`.
+    The fast path of attention is followed on the CPU alone, whose calls `spelled` knows; flexible attention runs
+    uncompiled; torch's own log is silent, for what it would say of a failing operator is in the `NetworkError`.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
+    uncompiled = getattr(flex_attention, UNCOMPILED, False)  # older versions have no such switch
     log = logging.getLogger("torch._subclasses.fake_tensor")
     disabled = log.disabled
-    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mha.set_fastpath_enabled(fast_path and device.type == "cpu")
+    setattr(flex_attention, UNCOMPILED, True)
     log.disabled = True
     try:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        setattr(flex_attention, UNCOMPILED, uncompiled)
         log.disabled = disabled
 
 
@@ -97,23 +120,35 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _summary(model: nn.Module, weights: dict[str, Tensor], inputs: Any, counter: Counter) -> Profile:
+def _summary(
+    model: nn.Module, weights: dict[str, Tensor], inputs: Any, counter: Counter, results: Collection[int]
+) -> Profile:
     parameters = {_identity(tensor): tensor for tensor in model.parameters()}
     stored = {_identity(tensor): tensor for tensor in weights.values()}
+    packed = [inner for module in model.modules() for inner in packed_of(module)]
+    packed_params = sum(tensor.numel() for inner in packed for tensor in unpacked(inner))
+    params = sum(tensor.numel() for tensor in parameters.values()) + packed_params
     operators = tuple(counter.operators)
     return Profile(
         network=type(model).__name__,
         input_shapes=tuple(tuple(leaf.shape) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)),
-        params=sum(tensor.numel() for tensor in parameters.values()),
+        params=params,
         trainable_params=sum(tensor.numel() for tensor in parameters.values() if tensor.requires_grad),
         macs=sum(operator.macs for operator in operators),
         other_flops=sum(operator.other_flops for operator in operators),
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in stored.values()),
+        weight_bytes=sum(map(stored_bytes, stored.values())) + bytes_of(packed),
         activation_bytes=sum(operator.bytes_written for operator in operators),
         peak_activation_bytes=counter.liveness.peak,
         layers=layers_of(operators, counter.param_sizes),
         operators=operators,
         unknown=tuple(sorted(counter.unknown)),
+        active_params=active_params(model, params),
+        fused_peak_activation_bytes=fused_peak(
+            operators, counter.storages_used, counter.liveness.sizes, results
+        ),
+        peak_tensors=live_tensors(
+            counter.liveness.at_peak(), counter.liveness.sizes, operators, counter.storages_used
+        ),
     )
 
 
@@ -123,26 +158,3 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
         return (storage_key(tensor), tensor.storage_offset(), tuple(tensor.shape))
     except (RuntimeError, NotImplementedError):  # a subclass without a storage of its own
         return (id(tensor),)
-
-
-def _explained(error: Exception, modules: ModuleStack, counter: Counter) -> NetworkError:
-    """One sentence that names the layer, the shapes and, for what only real data decides, the way out."""
-    if isinstance(error, NetworkError):
-        return error
-    module = modules.module
-    kind = f" ({type(module).__name__})" if module is not None else ""
-    place = f"layer {modules.layer}{kind}" if modules.layer else f"the network{kind}"
-    shapes = ", ".join("×".join(map(str, t.shape)) or "scalar" for t in tensors_in(modules.arguments))
-    given = f" given {shapes}" if shapes else ""
-    if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
-        return NetworkError(
-            f"{place}{given}: {counter.last_operator} depends on the values of a tensor, and counting runs "
-            "without data; take that decision out of the forward pass, or count the branch as its own module"
-        )
-    if isinstance(error, UnsupportedOperatorException):
-        return NetworkError(
-            f"{place}{given}: {counter.last_operator} has no shape rule; give it one with "
-            "torch.library.register_fake, and a cost with tenfold.cost.register"
-        )
-    lines = str(error).strip().splitlines() or [""]
-    return NetworkError(f"{place}{given}: the forward pass failed: {type(error).__name__}: {lines[0]}")

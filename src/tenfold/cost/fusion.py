@@ -7,9 +7,9 @@ made one of its inputs, where nobody else reads that input. A group reads and wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from tenfold.cost import record
 from tenfold.cost.record import OperatorCost
@@ -36,6 +36,56 @@ class FusedOperator:
 
 def fused(operators: Sequence[OperatorCost]) -> tuple[FusedOperator, ...]:
     """The fused groups of a profile's `operators`, in the order of their first members."""
+    return tuple(_group([operators[number] for number in members]) for members in _members(operators))
+
+
+def fused_peak(
+    operators: Sequence[OperatorCost],
+    used: Sequence[tuple[Sequence[int], Sequence[int]]],
+    sizes: Sequence[int],
+    results: Collection[int],
+) -> int:
+    """The largest sum of activation bytes alive at a time, where the groups of `fused` run one after another.
+
+    `used` holds for each operator the numbers of the storages that it reads and writes, `sizes` the bytes of each
+    storage, `results` the storages that the network hands back. What only the members of one group touch takes no
+    memory; everything else lives from the group that writes it to the last that reads it, the network's inputs from
+    the start to their last use.
+    """
+    members = _members(operators)
+    group_of = {number: group for group, numbers in enumerate(members) for number in numbers}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    readers: dict[int, set[int]] = {}
+    for number, group in sorted(group_of.items(), key=lambda item: item[1]):
+        read, written = used[number]
+        for storage in written:
+            first.setdefault(storage, group)
+            last[storage] = max(last.get(storage, group), group)
+        for storage in read:
+            first.setdefault(storage, 0)  # an input of the network, or a result of folding
+            last[storage] = max(last.get(storage, group), group)
+            readers.setdefault(storage, set()).add(group)
+    change = [0] * (len(members) + 1)
+    for storage, begin in first.items():
+        end = len(members) - 1 if storage in results else last[storage]
+        inside = begin == end and storage not in results and readers.get(storage) == {begin}
+        if inside and _is_written(storage, members[begin], used):
+            continue
+        change[begin] += sizes[storage]
+        change[end + 1] -= sizes[storage]
+    return max(accumulate(change), default=0)
+
+
+def _is_written(
+    storage: int, members: Sequence[int], used: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> bool:
+    """Whether one of `members` made this storage; an input of the network is read only."""
+    return any(storage in used[number][1] for number in members)
+
+
+def _members(operators: Sequence[OperatorCost]) -> list[list[int]]:
+    """The groups, each as the numbers of its operators, in the order of their first members."""
     readers = _readers(operators)
     constant = _constant(operators)
     groups: dict[int, list[int]] = {}  # first member -> members
@@ -46,7 +96,7 @@ def fused(operators: Sequence[OperatorCost]) -> tuple[FusedOperator, ...]:
         host = _host(number, operator, operators, readers, home, groups)
         home[number] = number if host is None else host
         groups.setdefault(home[number], []).append(number)
-    return tuple(_group([operators[number] for number in members]) for members in groups.values())
+    return list(groups.values())
 
 
 def _readers(operators: Sequence[OperatorCost]) -> list[int]:

@@ -27,6 +27,8 @@ class _Row:
     flops: int  # of every kind
     moved: int  # bytes
     order: int  # position of the first in the network
+    ms: float | None = None  # predicted, of all together
+    bound: str | None = None  # of the first
 
     @property
     def weight(self) -> tuple[int, int]:
@@ -54,19 +56,40 @@ def profile_table(profile: Profile, *, rows: int = 20, width: int = 80) -> str:
         ),
     ]  # fmt: skip
     singles = sorted(_merged([layer] for layer in profile.layers), key=lambda row: row.weight, reverse=True)
+    timed = any(row.ms is not None for row in singles)
+    if timed:
+        singles.sort(key=lambda row: row.ms or 0.0, reverse=True)
     if len(singles) > 1:
         parts += [
             "",
             *_table(
-                f"The heaviest layers ({len(profile.layers)} in all)",
-                ("layer", "×", "operator", "output", "MACs", "share", "FLOP/B"),
+                f"The {'slowest' if timed else 'heaviest'} layers ({len(profile.layers)} in all)",
+                ("layer", "×", "operator", "output", "MACs", *(("ms", "bound") if timed else ("share", "FLOP/B"))),
                 [
                     (_label(row.names), _times(row), _operator(row.op), "×".join(map(str, row.shape)), quantity(row.macs),
-                     _share(row, profile), _intensity(row))
+                     *((_milliseconds(row.ms), row.bound or "–") if timed else (_share(row, profile), _intensity(row))))
                     for row in singles[: max(1, rows // 2)]
                 ],
                 width,
                 left=("operator",),
+            ),
+        ]  # fmt: skip
+    totals = profile.by_operator
+    if len(totals) > 1:
+        timed = any(total.predicted_ms is not None for total in totals)
+        shown_totals = totals[: max(1, rows // 2)]
+        parts += [
+            "",
+            *_table(
+                "By operator" + (f" (the first {len(shown_totals)} of {len(totals)})" if len(totals) > len(shown_totals) else ""),
+                ("operator", "calls", "MACs", "other FLOPs", "moved", "FLOP/B", *(("ms",) if timed else ())),
+                [
+                    (_operator(total.op), str(total.calls), quantity(total.macs), quantity(total.other_flops),
+                     quantity(total.bytes_read + total.bytes_written, "B"), f"{total.intensity:.3g}",
+                     *((_milliseconds(total.predicted_ms),) if timed else ()))
+                    for total in shown_totals
+                ],
+                width,
             ),
         ]  # fmt: skip
     if profile.unknown:
@@ -91,10 +114,23 @@ def _totals(profile: Profile) -> list[str]:
         f"{profile.network}, input {shapes}" if shapes else profile.network,
         f"parameters   {quantity(profile.params)} ({quantity(profile.trainable_params)} trainable), "
         f"{quantity(profile.weight_bytes, 'B')} with buffers",
+        *(
+            [f"active       {quantity(profile.active_params)} parameters for each token"]
+            if profile.active_params not in (0, profile.params)
+            else []
+        ),
         f"arithmetic   {quantity(profile.macs, 'MACs')} = {quantity(profile.flops, 'FLOPs')}; "
         f"{quantity(profile.other_flops, 'FLOPs')} beside the products",
+        *(
+            [
+                f"causal       {quantity(profile.causal_macs, 'MACs')} without the scores that causal masks hide"
+            ]
+            if profile.masked_macs
+            else []
+        ),
         f"activations  {quantity(profile.activation_bytes, 'B')} written, "
-        f"peak {quantity(profile.peak_activation_bytes, 'B')} (in {profile.peak_layer or NETWORK})",
+        f"peak {quantity(profile.peak_activation_bytes, 'B')} eager (in {profile.peak_layer or NETWORK}), "
+        f"{quantity(profile.fused_peak_activation_bytes, 'B')} fused",
         f"moved        {quantity(profile.bytes_read + profile.bytes_written, 'B')}, "
         f"{profile.intensity:.3g} FLOPs for each byte",
     ]
@@ -129,13 +165,15 @@ def _merged(groups: Iterable[Sequence[LayerCost]], names: Sequence[str] | None =
             flops=sum(layer.flops + layer.other_flops for layer in group),
             moved=sum(layer.bytes_read + layer.bytes_written for layer in group),
             order=order,
+            ms=_sum([layer.predicted_ms for layer in group]),
+            bound=group[0].bound,
         )
-        key = (re.sub(r"\d+", "*", name), row.op, row.shape, row.params, row.flops, row.moved)
+        key = (re.sub(r"\d+", "*", name), row.op, row.shape, row.params, row.flops, row.moved, row.bound)
         first = alike.get(key)
         if first is not None:
             row = _Row(
                 (*first.names, name), row.op, row.shape, first.params + row.params, first.macs + row.macs,
-                first.flops + row.flops, first.moved + row.moved, first.order,
+                first.flops + row.flops, first.moved + row.moved, first.order, _sum([first.ms, row.ms]), first.bound,
             )  # fmt: skip
         alike[key] = row
     return list(alike.values())
@@ -164,6 +202,15 @@ def _share(row: _Row, profile: Profile) -> str:
 
 def _intensity(row: _Row) -> str:
     return f"{row.flops / row.moved:.3g}" if row.moved else "–"
+
+
+def _sum(times: Sequence[float | None]) -> float | None:
+    known = [time for time in times if time is not None]
+    return sum(known) if known else None
+
+
+def _milliseconds(time: float | None) -> str:
+    return "–" if time is None else f"{time:.3g}"
 
 
 def _table(

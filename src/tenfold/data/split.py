@@ -45,6 +45,11 @@ class Split:
         return self._stacked
 
     @property
+    def dataset(self) -> Dataset[Any] | None:
+        """The map-style dataset that the examples come from, or None if they are in memory."""
+        return self._dataset
+
+    @property
     def known_targets(self) -> Tensor | None:
         """All targets (N, …) if they can be had without reading the examples, else None.
 

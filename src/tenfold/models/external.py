@@ -43,7 +43,7 @@ class RandomWeights(UserWarning):
 
 def timm_network(spec: str, *, weights: bool = True) -> nn.Module:
     """The network `NAME[?option=value&…]` of timm in eval mode; with `weights` False nothing is downloaded."""
-    name, options = _parsed(spec, "timm")
+    name, options = parsed(spec, "timm:")
     pretrained = bool(options.pop("pretrained", False)) and weights
     for option in options:
         if option not in TIMM_OPTIONS:
@@ -56,7 +56,7 @@ def timm_network(spec: str, *, weights: bool = True) -> nn.Module:
     if not timm.is_model(architecture):
         raise NetworkError(f"timm has no network {name!r}{nearest(architecture, timm.list_models())}")
     if weights and not pretrained:
-        _note(f"timm:{name} has random weights; timm:{name}?pretrained loads the published ones")
+        said_to_be_random(f"timm:{name} has random weights; timm:{name}?pretrained loads the published ones")
     try:
         return timm.create_model(name, pretrained=pretrained, **options).eval()
     except Exception as error:
@@ -66,7 +66,7 @@ def timm_network(spec: str, *, weights: bool = True) -> nn.Module:
 
 def hf_network(spec: str, *, weights: bool = True) -> nn.Module:
     """The network of a Hugging Face name or local folder in eval mode, by the class its configuration names."""
-    name, options = _parsed(spec, "hf")
+    name, options = parsed(spec, "hf:")
     random = bool(options.pop("random", False))
     if options:
         raise NetworkError(f"hf:{name}: option {next(iter(options))!r} is not taken; known: random")
@@ -77,7 +77,7 @@ def hf_network(spec: str, *, weights: bool = True) -> nn.Module:
         raise NetworkError(f"hf:{name}: its configuration cannot be read: {described(error)}") from error
     auto = getattr(transformers, _auto_class(config))
     if weights and random:
-        _note(f"hf:{name} has random weights, as asked")
+        said_to_be_random(f"hf:{name} has random weights, as asked")
     try:
         if weights and not random:
             model = auto.from_pretrained(
@@ -106,11 +106,14 @@ def _auto_class(config: Any) -> str:
     return "AutoModel"
 
 
-def _parsed(spec: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """`NAME?a=1&b` as the name and its options; a value is JSON (a number, true, false) or else a string."""
+def parsed(spec: str, kind: str = "") -> tuple[str, dict[str, Any]]:
+    """`NAME?a=1&b` as the name and its options; a value is JSON (a number, true, false) or else a string.
+
+    `kind` is what stood before the name, for the errors.
+    """
     name, _, query = spec.partition("?")
     if not name:
-        raise NetworkError(f"{kind}: needs a name after the colon")
+        raise NetworkError(f"{kind} needs a name after the colon")
     options: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         key, given, text = part.partition("=")
@@ -119,11 +122,12 @@ def _parsed(spec: str, kind: str) -> tuple[str, dict[str, Any]]:
         except ValueError:
             options[key] = text
         if isinstance(options[key], (dict, list)) or options[key] is None:
-            raise NetworkError(f"{kind}:{name}: option {key!r} must be a number, true, false or a word")
+            raise NetworkError(f"{kind}{name}: option {key!r} must be a number, true, false or a word")
     return name, options
 
 
-def _note(text: str) -> None:
+def said_to_be_random(text: str) -> None:
+    """Warn the caller of `named_network`."""
     warnings.warn(text, RandomWeights, stacklevel=4)
 
 

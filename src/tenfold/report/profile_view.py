@@ -58,6 +58,7 @@ class Held:
     op: str  # that made it; "input" where nothing did
     shape: str
     size: int  # bytes
+    count: int = 1  # tensors that are alike but for the numbers in their layers' names; `size` is of all
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Memory:
-    """Live bytes over the operators, the moment of the peak and the tensors alive then, largest first."""
+    """Live bytes over the operators, the moment of the peak, and the tensors alive then, the largest first."""
 
     steps: tuple[Step, ...]
     operators: int  # in all; `steps` may be fewer
@@ -93,6 +94,9 @@ class View:
     weight_bytes: int
     activation_bytes: int
     peak_bytes: int
+    fused_peak_bytes: int  # as a runtime that fuses needs
+    active_params: int  # without the experts that do not act on a token
+    causal_macs: int  # without the scores that causal masks hide
     moved: int
     intensity: float
     layers: tuple[LayerView, ...]
@@ -132,6 +136,9 @@ def view(profile: Profile, name: str, times: Times | None = None) -> View:
         weight_bytes=profile.weight_bytes,
         activation_bytes=profile.activation_bytes,
         peak_bytes=profile.peak_activation_bytes,
+        fused_peak_bytes=profile.fused_peak_activation_bytes,
+        active_params=profile.active_params,
+        causal_macs=profile.causal_macs,
         moved=profile.bytes_read + profile.bytes_written,
         intensity=profile.intensity,
         layers=layers,
@@ -176,7 +183,35 @@ def _memory(profile: Profile) -> Memory | None:
         Step(number, call.layer or NETWORK, operator(call.op), call.live_bytes)
         for number, call in enumerate(profile.operators, start=1)
     ]
-    return Memory(thinned(steps), len(steps), max(steps, key=lambda step: step.live), ())
+    held = tuple(
+        Held(
+            tensor.layer or NETWORK,
+            operator(tensor.op),
+            "" if tensor.shape is None else _shape(tensor.shape),
+            tensor.bytes,
+        )
+        for tensor in profile.peak_tensors
+    )
+    return Memory(thinned(steps), len(steps), max(steps, key=lambda step: step.live), _together(held))
+
+
+def _together(held: Sequence[Held]) -> tuple[Held, ...]:
+    """Tensors that are alike but for the numbers in their layers' names as one, the largest sum first."""
+    groups: dict[tuple[object, ...], list[Held]] = {}
+    for tensor in held:
+        key = (re.sub(r"\d+", "*", tensor.layer), tensor.op, tensor.shape, tensor.size)
+        groups.setdefault(key, []).append(tensor)
+    merged = [
+        Held(
+            common_name([t.layer for t in group]),
+            group[0].op,
+            group[0].shape,
+            sum(t.size for t in group),
+            len(group),
+        )
+        for group in groups.values()
+    ]
+    return tuple(sorted(merged, key=lambda tensor: tensor.size, reverse=True))
 
 
 def thinned(steps: Sequence[Step], most: int = STEPS) -> tuple[Step, ...]:

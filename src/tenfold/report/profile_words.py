@@ -49,10 +49,15 @@ def lead(views: Sequence[View], roofs: Roofs | None) -> str:
 def tiles(one: View, roofs: Roofs | None) -> list[tuple[str, str, str]]:
     """(name, figure, what to know beside it) of the figures on top."""
     others = f"; {wording.amount(one.other_flops)} beside the products" if one.other_flops else ""
+    causal = ""
+    if one.causal_macs != one.macs:
+        causal = f"; {wording.amount(one.causal_macs)} MACs without what causal masks hide"
+    active = f", {wording.amount(one.active_params)} active" if one.active_params != one.params else ""
+    peak = f"{wording.size(one.fused_peak_bytes)} where a runtime fuses"
     rows = [
-        ("Arithmetic", f"{wording.amount(one.macs)} MACs", f"{wording.amount(one.flops)} FLOPs{others}"),
-        ("Parameters", wording.amount(one.params), f"{wording.size(one.weight_bytes)} with buffers"),
-        ("Peak activations", wording.size(one.peak_bytes), f"in {one.memory.peak.layer}" if one.memory else ""),
+        ("Arithmetic", f"{wording.amount(one.macs)} MACs", f"{wording.amount(one.flops)} FLOPs{others}{causal}"),
+        ("Parameters", wording.amount(one.params), f"{wording.size(one.weight_bytes)} with buffers{active}"),
+        ("Peak activations", wording.size(one.peak_bytes), peak),
         ("Moved", wording.size(one.moved), f"{wording.significant(one.intensity)} FLOP for each byte"),
     ]  # fmt: skip
     if one.ms is not None and roofs is not None:

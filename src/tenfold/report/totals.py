@@ -15,6 +15,7 @@ ROWS = (
     ("Parameters", "params", wording.amount, "fewer", "more"),
     ("Weights", "weight_bytes", wording.size, "less", "more"),
     ("Peak activations", "peak_bytes", wording.size, "less", "more"),
+    ("Peak, fused", "fused_peak_bytes", wording.size, "less", "more"),
     ("Moved", "moved", wording.size, "less", "more"),
 )
 

@@ -7,14 +7,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from tenfold.compress import Recipe, Run, apply_recipe
-from tenfold.cost import Device
+from tenfold.cost import Device, measure
 from tenfold.data import Task, check_task
-from tenfold.deploy import Verification
+from tenfold.deploy import Verification, deploy_onnx
 from tenfold.errors import OutputError
 from tenfold.search.clock import Report, silent
 from tenfold.search.scoring import answers_on, scored
 from tenfold.search.serving import FILES, serve, verified
+
+LATENCY_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def apply_to_folder(
         device=device,
         teacher=task.model,
         progress=lambda fraction, text: report("recipe", fraction, text),
+        latency=lambda network: served_latency(network, task, device),
     )
     model, steps = apply_recipe(recipe, task, run)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,3 +76,11 @@ def apply_to_folder(
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return Made(folder, size, checked, value)
+
+
+def served_latency(network: nn.Module, task: Task, device: Device) -> float:
+    """Milliseconds of one call of `network` exported to ONNX, the median of `LATENCY_SECONDS` of calls."""
+    with tempfile.TemporaryDirectory(prefix="tenfold-latency-") as folder:
+        artifact = deploy_onnx(network, task.example(2), Path(folder, "model.onnx"))
+        session, inputs = artifact.session(device.threads), task.example(device.batch)
+        return measure({"network": lambda: session(inputs)}, seconds=LATENCY_SECONDS)["network"].median_ms

@@ -17,7 +17,9 @@ FIRST_GUESS = 0.001  # of the metric for a unit of damage, before anything was h
 # What the guess counts beside measurements, in squared units of damage: as much as one of two units. A measured
 # drop is off by some 0.002, the guess by about half as much for every unit.
 FIRST_GUESS_WEIGHT = 4.0
-LEAST_SHARE = 0.1  # of the guess, below which no measurement brings the slope: nothing is free
+LEAST_SHARE = (
+    0.5  # of the guess, below which no measurement brings the slope: one lucky finalist proves little
+)
 
 
 def damage(

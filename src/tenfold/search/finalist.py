@@ -37,8 +37,13 @@ def heal(job: Job, before: Healed, seconds: float, progress: Progress) -> Healed
     distill = Distill(seconds=seconds)
     applied = distill.apply(before.model, job.task, job.run(progress, seconds))
     passes = float(applied.resolved["epochs"])
-    # Bounded by passes instead of seconds, it does the same on a machine of another speed.
-    repeatable = Distill(epochs=passes) if passes > 0 else distill
+    repeatable = distill
+    if passes > 0:
+        # Bounded by passes, and in the arithmetic that timing chose: the same on a machine of another speed.
+        found = applied.resolved
+        repeatable = Distill(
+            epochs=passes, precision=found["precision"], teacher_precision=found["teacher_precision"]
+        )
     pace = (time.monotonic() - began) / passes if passes > 0 else before.seconds_per_pass
     step = Step(repeatable, applied.resolved)
     return Healed(applied.model, (*before.steps, step), before.passes + passes, pace)

@@ -1,21 +1,42 @@
-"""Training loops: teaching from labels or from a teacher, fast on a processor, bounded in time."""
+"""Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
+from tenfold.training.augmentation import Augmentation
+from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
-from tenfold.training.hidden import HiddenDistillation, stage_pairs
+from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
 from tenfold.training.loop import FitResult, fit, mean_loss
-from tenfold.training.losses import distillation_loss, feature_loss, hard_loss, soft_loss
+from tenfold.training.losses import (
+    attention_loss,
+    distillation_loss,
+    feature_loss,
+    hard_loss,
+    relation_loss,
+    soft_loss,
+)
 from tenfold.training.norms import refresh_statistics
 from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
 from tenfold.training.outputs import TeacherOutputs, fingerprint
 from tenfold.training.precision import Precision, fastest_precision
+from tenfold.training.recipes import (
+    TrainingRecipe,
+    parse_training_recipe,
+    training_recipe,
+    training_recipe_names,
+)
+from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.schedules import warmup_cosine
+from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
+from tenfold.training.zeros import held_zeros
 
 __all__ = [
     "AdamW",
+    "Augmentation",
     "Batch",
+    "CurvePoint",
     "Distillation",
+    "Ensemble",
     "FitResult",
     "HiddenDistillation",
     "Objective",
@@ -24,7 +45,11 @@ __all__ = [
     "Sgd",
     "Supervised",
     "TeacherOutputs",
+    "Transfer",
+    "TrainingRecipe",
+    "TrainingResult",
     "View",
+    "attention_loss",
     "distillation_loss",
     "faithful_views",
     "fastest_precision",
@@ -32,9 +57,15 @@ __all__ = [
     "fingerprint",
     "fit",
     "hard_loss",
+    "held_zeros",
     "mean_loss",
+    "parse_training_recipe",
     "refresh_statistics",
+    "relation_loss",
     "soft_loss",
     "stage_pairs",
+    "train",
+    "training_recipe",
+    "training_recipe_names",
     "warmup_cosine",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from tenfold.cost import Inputs, call, map_inputs
 from tenfold.errors import NetworkError
-from tenfold.training.losses import channel_dim, feature_loss
+from tenfold.training.losses import attention_loss, channel_dim, feature_loss, relation_loss
 from tenfold.training.objectives import Distillation
 from tenfold.training.precision import device_of
 from tenfold.training.views import Batch
@@ -19,10 +20,25 @@ from tenfold.training.views import Batch
 Pairs = tuple[tuple[str, str], ...]  # (student layer, teacher layer), by name
 
 
-class HiddenDistillation(Distillation):
-    """Distillation of outputs and of hidden layers: adds weight · mean feature loss over `pairs`.
+class Transfer(Enum):
+    """What of a hidden layer is taught."""
 
-    Where the widths of a pair differ, a linear map from the student's channels to the teacher's is learnt beside
+    FEATURES = "features"  # what each position holds
+    ATTENTION = "attention"  # which positions are active
+    RELATION = "relation"  # how examples lie to each other
+
+
+LOSSES = {
+    Transfer.FEATURES: feature_loss,
+    Transfer.ATTENTION: attention_loss,
+    Transfer.RELATION: relation_loss,
+}
+
+
+class HiddenDistillation(Distillation):
+    """Distillation of outputs and of hidden layers: adds weight · mean loss over `pairs`, of the kind of `transfer`.
+
+    Where features of a pair differ in width, a linear map from the student's channels to the teacher's is learnt beside
     the student and thrown away after (FitNets, Romero et al., 2015). Feature maps are too large to keep, so the
     teacher runs at every step: of use where the teacher is cheap.
     """
@@ -35,15 +51,18 @@ class HiddenDistillation(Distillation):
         pairs: Pairs,
         weight: float = 1.0,
         seed: int = 0,
+        transfer: Transfer = Transfer.FEATURES,
     ) -> None:
         """`outputs` is the distillation of outputs that this adds to; `inputs` an example batch, to see shapes by."""
         super().__init__(
             outputs.teacher, temperature=outputs.temperature, alpha=outputs.alpha, views=outputs.views
         )
-        self.pairs, self.weight = pairs, weight
+        self.pairs, self.weight, self.transfer = pairs, weight, transfer
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.projections = projections_between(student, self.teacher.teacher, inputs, pairs)
+        if transfer is not Transfer.FEATURES:  # which compare what has no width
+            self.projections = nn.ModuleDict()
         self._seen: dict[str, Tensor] = {}
 
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -55,7 +74,7 @@ class HiddenDistillation(Distillation):
             if str(index) in self.projections:
                 dim = channel_dim(feature)
                 feature = self.projections[str(index)](feature.movedim(dim, -1)).movedim(-1, dim)
-            total = total + feature_loss(feature, target)
+            total = total + LOSSES[self.transfer](feature, target)
         return self.loss(outputs, answers, batch) + self.weight * total / max(1, len(self.pairs))
 
     @contextmanager

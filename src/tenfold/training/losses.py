@@ -73,6 +73,32 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(dim=dim).mean()
 
 
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared distance of the maps of where a layer is active: Σ over channels of squares, at unit length.
+
+    Zagoruyko and Komodakis (2017), "Paying More Attention to Attention", equation 2 with p = 2 and the distance
+    squared. Widths may differ; positions may not.
+    """
+    maps = (f.float().square().sum(dim=channel_dim(f)).flatten(1) for f in (student, teacher))
+    ours, theirs = (F.normalize(m, dim=1) for m in maps)
+    return (ours - theirs).square().sum(dim=1).mean()
+
+
+def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """How the examples of a batch lie to each other: Huber's loss between distances, in units of their means.
+
+    Park et al. (2019), "Relational Knowledge Distillation", equations 5 and 6. Widths may differ; needs two examples.
+    """
+    ours, theirs = (_relative_distances(f.float().flatten(1)) for f in (student, teacher))
+    return F.smooth_l1_loss(ours, theirs)
+
+
+def _relative_distances(points: Tensor) -> Tensor:
+    """The distances of all pairs of rows (N, D), (N·(N−1)/2,), over their mean."""
+    distances = F.pdist(points)
+    return distances / distances.mean().clamp_min(1e-12)
+
+
 def channel_dim(feature: Tensor) -> int:
     """Where the channels of a feature map are: last for sequences (N, S, D), else dimension 1."""
     return 2 if feature.ndim == 3 else 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,16 @@ class Sgd:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Iterable[nn.Parameter], *, learning_rate: Tensor | None = None, fused: bool = False
+    ) -> torch.optim.Optimizer:
+        """The optimiser. A `learning_rate` tensor on the device, with `fused`, can be changed under a CUDA graph."""
         return torch.optim.SGD(
             _groups(parameters, self.weight_decay),
-            lr=self.learning_rate,
+            lr=self.learning_rate if learning_rate is None else learning_rate,
             momentum=self.momentum,
             nesterov=self.momentum > 0,
+            fused=fused or None,
         )
 
 
@@ -34,9 +38,16 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.05
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Iterable[nn.Parameter], *, learning_rate: Tensor | None = None, fused: bool = False
+    ) -> torch.optim.Optimizer:
+        """The optimiser. A `learning_rate` tensor on the device, with `fused`, can be changed under a CUDA graph."""
         return torch.optim.AdamW(
-            _groups(parameters, self.weight_decay), lr=self.learning_rate, betas=self.betas
+            _groups(parameters, self.weight_decay),
+            lr=self.learning_rate if learning_rate is None else learning_rate,
+            betas=self.betas,
+            fused=fused or None,
+            capturable=fused,
         )
 
 

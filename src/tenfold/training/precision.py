@@ -56,6 +56,16 @@ class Precision:
     def __str__(self) -> str:
         return ("bf16" if self.bf16 else "fp32") + (", channels last" if self.channels_last else "")
 
+    @classmethod
+    def named(cls, name: str) -> Precision:
+        """The inverse of `str`; `ValueError` for any other text."""
+        for precision in (cls(layout, bf16) for bf16 in (False, True) for layout in (False, True)):
+            if str(precision) == name:
+                return precision
+        raise ValueError(
+            f"no precision {name!r}: it is fp32 or bf16, with or without ', channels last' behind it"
+        )
+
 
 def device_of(model: nn.Module) -> torch.device:
     """Where the network's weights are (the CPU if it has none)."""

@@ -1,6 +1,7 @@
-"""Factorisation: SVD of matrices and Tucker-2 of kernels, with ranks by energy or by budget."""
+"""Factorisation of matrices and kernels, with ranks by energy, by variational Bayes or by budget."""
 
 from tenfold.compress.factorize.factorization import Factorize
-from tenfold.compress.factorize.ranks import Cost, Energy, Share
+from tenfold.compress.factorize.forms import Kernels
+from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf
 
-__all__ = ["Cost", "Energy", "Factorize", "Share"]
+__all__ = ["Cost", "Energy", "Factorize", "Kernels", "Share", "Vbmf"]

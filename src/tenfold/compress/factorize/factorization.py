@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from tenfold.compress.factorize.candidates import Candidate, candidates, matches
-from tenfold.compress.factorize.factors import singular_values, unfold
-from tenfold.compress.factorize.ranks import Cost, Energy, Share, energy_for_cost, rank_for
-from tenfold.compress.factorize.structure import (
-    CONVOLUTIONS,
-    Layer,
-    Price,
-    channels,
-    factorised,
-    in_a_row,
-    is_matrix,
-    price,
-)
+from tenfold.compress.factorize.forms import Form, Kernels, Spectra, form_of, why_no_form
+from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf, energy_for_cost, rank_for, vbmf_rank
+from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, price
+from tenfold.compress.prune.curvature import input_hessians
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
 
-Spectra = tuple[Tensor, ...]  # singular values: (matrix,) or (input unfolding, output unfolding)
-
 
 @dataclass(frozen=True)
 class Factorize:
-    """Factorise linear layers and 1×1 convolutions by SVD, larger convolutions by Tucker-2.
+    """Factorise linear layers and 1×1 convolutions by SVD, larger convolutions by Tucker-2, CP or a tensor train.
 
-    `keep` chooses ranks: `Energy(0.9)` or `Share(0.5)`. Ranks are rounded up to `multiple`, since processors work on
-    8 or 16 channels at a time. `layers` are patterns of names ("layer3.*"); without any, all are looked at. A layer
-    that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
+    `keep` chooses ranks: `Energy(0.9)`, `Share(0.5)` or `Vbmf()`. Ranks are rounded up to `multiple`, since processors
+    work on 8 or 16 channels at a time. `kernels` says what larger convolutions become. With `activations`, so many
+    training examples say which inputs matter: each layer's output error is minimised, not its weights' (then kernels
+    become two layers, by one SVD). `layers` are patterns of names ("layer3.*"); without any, all are looked at. A
+    layer that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
     """
 
-    keep: Energy | Share = Energy(0.9)  # noqa: RUF009 - frozen, so it may be shared
+    keep: Energy | Share | Vbmf = Energy(0.9)  # noqa: RUF009 - frozen, so it may be shared
     layers: tuple[str, ...] = ()
     multiple: int = 8
+    kernels: Kernels = Kernels.TUCKER
+    activations: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.keep, (Energy, Share)):
-            raise ValueError(f"Factorize: keep must be Energy(…) or Share(…), not {self.keep!r}")
+        if not isinstance(self.keep, (Energy, Share, Vbmf)):
+            raise ValueError(f"Factorize: keep must be Energy(…), Share(…) or Vbmf(), not {self.keep!r}")
+        if not isinstance(self.activations, int) or self.activations < 0:
+            raise ValueError(
+                f"Factorize: activations must be a whole number of at least 0, not {self.activations!r}"
+            )
+        if self.activations and self.kernels is not Kernels.TUCKER:
+            raise ValueError(f"Factorize: activations go with no kernels of the form {self.kernels.value}")
         if isinstance(self.layers, str):
             raise ValueError(f"Factorize: layers must be a tuple of patterns, not the string {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -61,7 +62,7 @@ class Factorize:
             for pattern in self.layers
             if not any(matches(name, (pattern,)) for name in names)
         ]
-        found, skipped = candidates(model, task.zeros(2), self.layers)
+        found, skipped = self._candidates(model, task)
         if self.layers:
             exact = [(name, reason) for name, reason in skipped.items() if name in self.layers]
             problems += [Problem(name, f"cannot be factorised: {reason}") for name, reason in exact]
@@ -79,7 +80,8 @@ class Factorize:
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Replace what becomes cheaper; `resolved` has the ranks by layer and the reason for each that stays."""
         model = copy.deepcopy(model).eval()
-        found, skipped = candidates(model, task.zeros(2), self.layers)
+        found, skipped = self._candidates(model, task)
+        moments = self._moments(model, found, task, run)
         spectra: dict[str, Spectra] = {}
         for done, candidate in enumerate(found):
             if run.seconds_left() <= 0:
@@ -87,16 +89,18 @@ class Factorize:
                     f"Factorize ran out of time at {candidate.name}: give it fewer layers or more time"
                 )
             run.progress(done / (2 * len(found)), f"singular values of {candidate.name}")
-            spectra[candidate.name] = spectra_of(candidate)
+            spectra[candidate.name] = self._spectra(candidate, moments.get(candidate.name))
         ranks = self._ranks(found, spectra)
         for done, candidate in enumerate(found):
             run.progress(0.5 + done / (2 * len(found)), f"factors of {candidate.name}")
             if candidate.name in ranks:
-                replace(model, candidate.name, factorised(candidate.layer, ranks[candidate.name]))
+                moment = moments.get(candidate.name)
+                made = self._form(candidate.layer).factorised(candidate.layer, ranks[candidate.name], moment)
+                replace(model, candidate.name, made)
             else:
                 skipped[candidate.name] = "at the ranks it needs it would not become both smaller and cheaper"
-        before = _total(found, {})
-        after = _total(found, ranks)
+        before = self._total(found, {})
+        after = self._total(found, ranks)
         return Applied(
             model,
             {
@@ -120,69 +124,92 @@ class Factorize:
                 raise RecipeError(
                     f"{name}: the network has no such layer, which Factorize replaced"
                 ) from error
-            replace(model, name, in_a_row(_factorisable(name, layer, ranks), tuple(ranks)).eval())
+            fitting = self._factorisable(name, layer, ranks)
+            replace(model, name, self._form(fitting).row(fitting, tuple(ranks)).eval())
         return model
+
+    def _form(self, layer: Layer) -> Form:
+        return form_of(layer, self.kernels, bool(self.activations))
+
+    def _candidates(self, model: nn.Module, task: Task) -> tuple[list[Candidate], dict[str, str]]:
+        """Those that can take their form, and the reason for each that cannot."""
+        found, skipped = candidates(model, task.zeros(2), self.layers)
+        for candidate in found:
+            reason = why_no_form(candidate.layer, self.kernels)
+            if reason:
+                skipped[candidate.name] = reason
+        return [candidate for candidate in found if candidate.name not in skipped], skipped
+
+    def _moments(self, model: nn.Module, found: list[Candidate], task: Task, run: Run) -> dict[str, Tensor]:
+        """E[x·xᵀ] of each layer's inputs, where the activations are to count."""
+        if not self.activations:
+            return {}
+        split = task.train.take(self.activations, seed=run.seed)
+        hessians = input_hessians(model, split, {c.name: c.layer for c in found}, run)
+        return {name: hessian[0] / 2 for name, hessian in hessians.items()}
+
+    def _spectra(self, candidate: Candidate, moment: Tensor | None) -> Spectra:
+        if not bool(candidate.layer.weight.isfinite().all()):
+            raise NetworkError(f"{candidate.name}: its weight holds NaN or inf, so it cannot be factorised")
+        return self._form(candidate.layer).spectra(candidate.layer, moment)
 
     def _ranks(self, found: list[Candidate], spectra: dict[str, Spectra]) -> dict[str, tuple[int, ...]]:
         """{layer: its ranks}, for those alone that become smaller and cheaper."""
 
-        def at(energy: float) -> dict[str, tuple[int, ...]]:
-            wanted = {
-                c.name: tuple(rank_for(values, energy, self.multiple) for values in spectra[c.name])
-                for c in found
-            }
-            return {c.name: wanted[c.name] for c in found if _saves(c, wanted[c.name])}
+        def fitted(choose: Callable[[Tensor, int], int]) -> dict[str, tuple[int, ...]]:
+            wanted = {}
+            for c in found:
+                form = self._form(c.layer)
+                chosen = tuple(choose(values, long) for values, long in spectra[c.name])
+                pairs = zip(form.ranks(chosen), form.largest(c.layer), strict=True)
+                wanted[c.name] = tuple(min(rank, top) for rank, top in pairs)
+            return {c.name: wanted[c.name] for c in found if self._saves(c, wanted[c.name])}
 
+        def at(energy: float) -> dict[str, tuple[int, ...]]:
+            return fitted(lambda values, long: rank_for(values, energy, self.multiple))
+
+        if isinstance(self.keep, Vbmf):
+            return fitted(lambda values, long: vbmf_rank(values, long, self.multiple))
         if isinstance(self.keep, Energy):
             return at(self.keep.share)
 
         def cost_at(energy: float) -> float:
-            total = _total(found, at(energy))
+            total = self._total(found, at(energy))
             return total.parameters if of is Cost.PARAMETERS else total.macs
 
         of = self.keep.of
-        whole = _total(found, {})
+        whole = self._total(found, {})
         most = self.keep.share * (whole.parameters if of is Cost.PARAMETERS else whole.macs)
         return at(energy_for_cost(cost_at, most))
 
+    def _price(self, candidate: Candidate, ranks: tuple[int, ...] | None) -> Price:
+        places = candidate.places_in, candidate.places_out
+        if ranks is None:
+            return price(candidate.layer, *places)
+        return self._form(candidate.layer).price(candidate.layer, *places, ranks)
 
-def spectra_of(candidate: Candidate) -> Spectra:
-    """The singular values that the layer's ranks are chosen by: one set for a matrix, two for a kernel."""
-    weight = candidate.layer.weight.detach()
-    if not bool(weight.isfinite().all()):
-        raise NetworkError(f"{candidate.name}: its weight holds NaN or inf, so it cannot be factorised")
-    if is_matrix(candidate.layer):
-        return (singular_values(weight.flatten(1)),)
-    return singular_values(unfold(weight, 1)), singular_values(unfold(weight, 0))
+    def _saves(self, candidate: Candidate, ranks: tuple[int, ...]) -> bool:
+        old, new = self._price(candidate, None), self._price(candidate, ranks)
+        return new.parameters < old.parameters and new.macs < old.macs
+
+    def _total(self, found: list[Candidate], ranks: dict[str, tuple[int, ...]]) -> Price:
+        return sum((self._price(c, ranks.get(c.name)) for c in found), Price(0, 0))
+
+    def _factorisable(self, name: str, layer: nn.Module, ranks: Any) -> Layer:
+        """The layer, once it is sure that these ranks, which may come from a file, fit it."""
+        if isinstance(layer, (nn.Linear, *CONVOLUTIONS)) and isinstance(ranks, list):
+            fits = getattr(layer, "groups", 1) == 1 and why_no_form(layer, self.kernels) is None
+            most = self._form(layer).largest(layer) if fits else ()
+            if fits and len(ranks) == len(most):  # noqa: SIM102 - mypy narrows no further than this
+                if all(type(rank) is int and 1 <= rank <= top for rank, top in zip(ranks, most, strict=True)):
+                    return layer
+        raise RecipeError(f"{name}: ranks {ranks!r:.80} do not fit a {type(layer).__name__} in this network")
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of the layer of this name."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
-
-
-def _saves(candidate: Candidate, ranks: tuple[int, ...]) -> bool:
-    old = price(candidate.layer, candidate.places_in, candidate.places_out)
-    new = price(candidate.layer, candidate.places_in, candidate.places_out, ranks)
-    return new.parameters < old.parameters and new.macs < old.macs
-
-
-def _total(found: list[Candidate], ranks: dict[str, tuple[int, ...]]) -> Price:
-    prices = (price(c.layer, c.places_in, c.places_out, ranks.get(c.name)) for c in found)
-    return sum(prices, Price(0, 0))
-
-
-def _factorisable(name: str, layer: nn.Module, ranks: Any) -> Layer:
-    """The layer, once it is sure that these ranks, which may come from a file, fit it."""
-    if isinstance(layer, (nn.Linear, *CONVOLUTIONS)) and isinstance(ranks, list):
-        into, out = channels(layer)
-        most = [min(into, out)] if is_matrix(layer) else [into, out]
-        grouped = getattr(layer, "groups", 1) > 1
-        if len(ranks) == len(most) and not grouped:  # noqa: SIM102 - mypy narrows no further than this
-            if all(type(rank) is int and 1 <= rank <= top for rank, top in zip(ranks, most, strict=True)):
-                return layer
-    raise RecipeError(f"{name}: ranks {ranks!r:.80} do not fit a {type(layer).__name__} in this network")
 
 
 def _first(skipped: dict[str, str]) -> str:

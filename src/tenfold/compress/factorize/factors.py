@@ -1,4 +1,4 @@
-"""Low-rank factors of weights: the truncated SVD of a matrix and the Tucker-2 decomposition of a kernel.
+"""Low-rank factors of weights: SVD of a matrix, plain or by its inputs; Tucker-2, CP and tensor train of a kernel.
 
 Shapes: O output channels, I input channels, K kernel positions (the product of the kernel's size); r, s ranks.
 All in float64: it costs seconds for a few thousand channels, and nothing is lost before weights are rounded.
@@ -82,3 +82,68 @@ def _leading(matrix: Tensor, rank: int) -> Tensor:
     """The leading left singular vectors, from the Gram matrix, which is far smaller than a wide matrix."""
     vectors = torch.linalg.eigh(matrix @ matrix.T).eigenvectors  # eigenvalues ascend
     return vectors[:, matrix.shape[0] - rank :].flip(1)
+
+
+def whitened_svd(weight_OD: Tensor, moment_DD: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(left (O, r), right (r, D)) with the least E‖(W − left·right)·x‖² of rank r, where E[x·xᵀ] is `moment_DD`.
+
+    With C its Cholesky factor, W·C is truncated and C taken back out: Eckart and Young in the metric of the inputs
+    (Wang et al., 2024, "SVD-LLM", section 3.1). `moment_DD` must be positive definite.
+    """
+    factor = torch.linalg.cholesky(moment_DD.double())
+    left, right = svd_factors(weight_OD.double() @ factor, rank)
+    return left, torch.linalg.solve_triangular(factor, right, upper=False, left=False)
+
+
+def damped(moment_DD: Tensor, share: float = 1e-3) -> Tensor:
+    """The moment with a share of its mean diagonal added to the diagonal: inputs that are never there give no inverse."""
+    size = len(moment_DD)
+    level = float(moment_DD.diagonal().mean()) or 1.0
+    return moment_DD.double() + share * level * torch.eye(size, dtype=torch.float64)
+
+
+def cp(kernel_OIK: Tensor, rank: int, iterations: int = 60, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(out (O, R), in (I, R), places (K, R)) with kernel ≈ Σ_r out_r ∘ in_r ∘ places_r: canonical polyadic.
+
+    By alternating least squares (Carroll and Chang, 1970; Harshman, 1970): each factor in turn is the best answer for
+    the other two, so the error never grows. Starts from the leading vectors of the unfoldings, filled up at random.
+    The three lengths of a term are made equal at the end.
+    """
+    kernel = kernel_OIK.double()
+    generator = torch.Generator().manual_seed(seed)
+    factors = []
+    for mode in range(3):
+        size = kernel.shape[mode]
+        start = torch.randn(size, rank, generator=generator, dtype=torch.float64) / size**0.5
+        leading = min(size, rank)
+        start[:, :leading] = _leading(unfold(kernel, mode), leading)
+        factors.append(start)
+    energy, before = float(kernel.square().sum()), float("inf")
+    for _ in range(iterations):
+        for mode in range(3):
+            a, b = (factors[other] for other in range(3) if other != mode)
+            pairs = torch.einsum("ar,br->abr", a, b).reshape(-1, rank)
+            factors[mode] = torch.linalg.lstsq(pairs, unfold(kernel, mode).T, driver="gelsd").solution.T
+        error = float((kernel - torch.einsum("or,ir,kr->oik", *factors)).square().sum())
+        if before - error <= TOLERANCE * max(error, 1e-12 * energy):
+            break
+        before = error
+    lengths = torch.stack([factor.norm(dim=0).clamp_min(1e-300) for factor in factors])
+    even = lengths.log().mean(0).exp()
+    out, into, places = (factor / length * even for factor, length in zip(factors, lengths, strict=True))
+    return out, into, places
+
+
+def tensor_train(tensor: Tensor, ranks: tuple[int, ...]) -> list[Tensor]:
+    """Cores (r_{j−1}, n_j, r_j) whose product is near the tensor; r_0 = r_n = 1 (Oseledets, 2011, algorithm 1).
+
+    One truncated SVD after the other, from the left. Its squared error is at most the sum of those of the unfoldings.
+    """
+    cores, left, rest = [], 1, tensor.double()
+    for size, rank in zip(tensor.shape[:-1], ranks, strict=True):
+        matrix = rest.reshape(left * size, -1)
+        basis = _leading(matrix, rank)
+        cores.append(basis.reshape(left, size, rank))
+        left, rest = rank, basis.T @ matrix
+    cores.append(rest.reshape(left, tensor.shape[-1], 1))
+    return cores

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+from tenfold.compress.answers import distance
 from tenfold.compress.prune.program import Program, operator_name, owners, shell, words
 from tenfold.compress.technique import Run
 from tenfold.cost import Inputs, as_args, call
@@ -127,7 +127,7 @@ def block_sensitivity(
         setattr(parent, last, Bypass(wrapped))
         try:
             moved = [
-                _distance(call(network, inputs).float(), wanted, classes) * len(wanted)
+                distance(call(network, inputs), wanted, classes) * len(wanted)
                 for inputs, wanted in zip(batches, reference, strict=True)
             ]
         finally:
@@ -135,14 +135,6 @@ def block_sensitivity(
         found[name] = sum(moved) / len(split)
         run.progress((index + 1) / len(blocks), f"skipped {name}")
     return found
-
-
-def _distance(answer: Tensor, wanted: Tensor, classes: bool) -> float:
-    if not classes:
-        return float((answer - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12))
-    dim = -1 if wanted.dim() == 3 else 1
-    divergence = F.kl_div(answer.log_softmax(dim), wanted.log_softmax(dim), reduction="none", log_target=True)
-    return float(divergence.sum(dim).mean())
 
 
 def _parent(modules: Mapping[str, nn.Module], name: str) -> nn.Module:

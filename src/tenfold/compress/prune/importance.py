@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from tenfold.compress.answers import task_loss
+from tenfold.compress.prune.curvature import fisher_diagonal
 from tenfold.compress.prune.graph import ChannelGraph, Family, Member
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Task
-from tenfold.errors import DataError
-from tenfold.training.losses import hard_loss
 
 Scores = dict[str, NDArray[np.float64]]  # family name -> one score a slot
 BATCH = 64
@@ -30,6 +30,9 @@ class Criterion(Enum):
 
     MAGNITUDE = "magnitude"
     TAYLOR = "taylor"
+    FISHER = "fisher"
+    GEOMETRIC_MEDIAN = "geometric_median"
+    RANDOM = "random"  # the trivial baseline
 
 
 def importance(
@@ -43,9 +46,25 @@ def importance(
     TAYLOR: the mean over examples of the squared first-order change of the loss if the channel became zero
     wherever a layer uses it, (Σ x·∂L/∂x)² over its places (Molchanov et al., 2019, "Importance Estimation for
     Neural Network Pruning", eq. 8, with a gate before each user). In units of the loss, so families compare.
+
+    FISHER: Σ ½·h·w² over all weights that go with the slot, h of the diagonal empirical Fisher matrix: OBD (LeCun et
+    al., 1990) for a whole channel. In units of the loss too; it takes each weight for itself, TAYLOR their sum.
+
+    GEOMETRIC_MEDIAN: Σ of the distances from the slot's weights to those of all others (He et al., 2019, "Filter
+    Pruning via Geometric Median", eq. 5): what lies in the middle of the others is the easiest to replace. In units
+    of its family's mean. Needs no data.
+
+    RANDOM: equal chances, by the run's seed.
     """
     if criterion is Criterion.MAGNITUDE:
         return _magnitude(graph, model)
+    if criterion is Criterion.GEOMETRIC_MEDIAN:
+        return _geometric_median(graph, model)
+    if criterion is Criterion.FISHER:
+        return _fisher(graph, model, task, run, examples)
+    if criterion is Criterion.RANDOM:
+        generator = np.random.default_rng(run.seed)
+        return {family.name: generator.random(family.size) for family in present(graph, model)}
     return _taylor(graph, model, task, run, examples)
 
 
@@ -78,6 +97,35 @@ def _magnitude(graph: ChannelGraph, model: nn.Module) -> Scores:
     return scores
 
 
+def _geometric_median(graph: ChannelGraph, model: nn.Module) -> Scores:
+    parameters = {name: p.detach().double() for name, p in model.named_parameters()}
+    scores: Scores = {}
+    for family in present(graph, model):
+        parts = []
+        for member in family.members:
+            chosen = np.flatnonzero(member.slots >= 0)
+            if member.tensor not in parameters or len(chosen) % family.size:
+                continue
+            # The entries of each slot side by side; a slot may have several (a head's features, flattened places).
+            order = torch.from_numpy(chosen[np.argsort(member.slots[chosen], kind="stable")])
+            entries = parameters[member.tensor].movedim(member.dim, 0)[order]
+            parts.append(entries.reshape(family.size, -1))
+        vectors = torch.cat(parts, dim=1)
+        away = torch.cdist(vectors, vectors).sum(1).numpy()
+        scores[family.name] = away / max(away.mean(), 1e-30)
+    return scores
+
+
+def _fisher(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, examples: int) -> Scores:
+    families = present(graph, model)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    names = {m.tensor for family in families for m in family.members} & parameters.keys()
+    split = task.train.take(examples, seed=run.seed)
+    curvature = fisher_diagonal(model, split, sorted(names), run)
+    cost = {name: 0.5 * h * parameters[name].square() for name, h in curvature.items()}
+    return {family.name: per_slot(family, cost) for family in families}
+
+
 def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, examples: int) -> Scores:
     network = copy.deepcopy(model).eval().requires_grad_(True)
     families = present(graph, network)
@@ -91,7 +139,7 @@ def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, example
             network.zero_grad(set_to_none=True)
             gates.start(len(targets))
             # The sum over examples, so that each example's gradient is that of its own loss.
-            (_loss(call(network, inputs), targets) * len(targets)).backward()
+            (task_loss(call(network, inputs), targets) * len(targets)).backward()
             change = {
                 n: (p.detach() * p.grad).float() for n, p in network.named_parameters() if p.grad is not None
             }
@@ -159,15 +207,3 @@ def watched_gates(network: nn.Module, families: Iterable[Family]) -> Iterator[Ga
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The task's loss; language models answer (N, S, V) where losses are (N, V, S)."""
-    if outputs.dim() == 3 and targets.dim() == 2 and not targets.is_floating_point():
-        outputs = outputs.transpose(1, 2)
-    loss = hard_loss(outputs, targets)
-    if not bool(loss.isfinite()):
-        raise DataError(
-            "the loss on the training data is not finite: the weights or the data hold NaN or inf"
-        )
-    return loss

@@ -25,6 +25,7 @@ from tenfold.naming import described, nearest
 
 TRACED_BATCH = 2
 BISECTIONS = 24
+LATENCY_TRIALS = 7  # each is an export and a measurement
 SMALLEST_SHARE = 0.1  # under a global ranking no family loses more than the rest
 
 
@@ -42,7 +43,8 @@ class Prune:
     `ratio` of the channels (heads, hidden units) of each inner family go; `residual` is the share of the residual
     streams' width that stays. `widths` sets the share that stays for families whose name matches a pattern (the
     first that matches counts). `blocks` are residual blocks to drop: their names, or how many of the least
-    sensitive. With `target_macs`, a share of the original's multiply-accumulates, `ratio` is found instead.
+    sensitive. With `target_macs`, a share of the original's multiply-accumulates, `ratio` is found instead; with
+    `target_latency`, a share of the original's measured latency, it is found by measuring (`Run.latency`).
     Numbers of channels are rounded to multiples of `round_to`. `examples` of the training data decide what
     matters, where the criterion or the choice of blocks needs data.
     """
@@ -54,6 +56,7 @@ class Prune:
     widths: Mapping[str, float] = field(default_factory=dict)
     blocks: tuple[str, ...] | int = ()
     target_macs: float | None = None
+    target_latency: float | None = None
     round_to: int = 1
     examples: int = 256
 
@@ -67,8 +70,12 @@ class Prune:
         for pattern, share in self.widths.items():
             if not 0.0 < share <= 1.0:
                 raise ValueError(f"Prune: widths[{pattern!r}] must be above 0 and at most 1, not {share!r}")
-        if self.target_macs is not None and not 0.0 < self.target_macs < 1.0:
-            raise ValueError(f"Prune: target_macs must be between 0 and 1, not {self.target_macs!r}")
+        for name in ("target_macs", "target_latency"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < 1.0:
+                raise ValueError(f"Prune: {name} must be between 0 and 1, not {value!r}")
+        if self.target_macs is not None and self.target_latency is not None:
+            raise ValueError("Prune: give target_macs or target_latency, not both")
         for name in ("round_to", "examples"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -122,11 +129,17 @@ class Prune:
         if not families and not dropped:
             raise NetworkError(f"no channel can be pruned{_reasons(graph)}")
         scores = self._scores(graph, shallow, task, run, dropped)
-        kept = self.choose(graph, families, scores, tuple(dropped))
+        trials: list[Json] = []
+        if self.target_latency is None:
+            kept = self.choose(graph, families, scores, tuple(dropped))
+        else:
+            kept = self._fast_enough(model, graph, families, scores, shallow, run, trials)
         plan = graph.plan(shallow, kept)
         narrowed = plan.apply(shallow).eval()
         _check_runs(narrowed, inputs)
         resolved: Json = {"dropped": dropped, **plan.to_json()}
+        if trials:
+            resolved["latency"] = trials
         return Applied(narrowed, resolved)
 
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
@@ -173,6 +186,43 @@ class Prune:
             over = graph.macs(self._kept(graph, families, scores, middle), dropped) > limit
             low, high = (middle, high) if over else (low, middle)
         return self._kept(graph, families, scores, high)
+
+    def _fast_enough(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        families: tuple[Family, ...],
+        scores: Scores,
+        shallow: nn.Module,
+        run: Run,
+        trials: list[Json],
+    ) -> Kept:
+        """The widest choice found that meets `target_latency`, by bisection of the ratio; notes what was measured."""
+        if run.latency is None:
+            raise RecipeError(
+                "target_latency needs a runtime to measure by: use `tenfold apply`, or give Run(latency=…)"
+            )
+        assert self.target_latency is not None
+        original = run.latency(model)
+        limit, found = self.target_latency * original, None
+        low, high, ratio = 0.0, 1.0, 1.0  # the narrowest first: if that is too slow, nothing meets the target
+        for trial in range(LATENCY_TRIALS):
+            kept = self._kept(graph, families, scores, ratio)
+            taken = run.latency(graph.narrow(shallow, kept))
+            trials.append({"ratio": ratio, "ms": taken, "original_ms": original})
+            run.progress((trial + 1) / LATENCY_TRIALS, f"{taken:.3g} ms at ratio {ratio:.2f}")
+            if taken <= limit:
+                found, high = kept, ratio
+            elif found is None:
+                raise NetworkError(
+                    f"cannot reach {self.target_latency:.0%} of {original:.3g} ms: one channel a layer still takes "
+                    f"{taken:.3g} ms; lower residual or drop blocks"
+                )
+            else:
+                low = ratio
+            ratio = (low + high) / 2
+        assert found is not None  # the first trial raised otherwise
+        return found
 
     def _dropped(
         self, model: nn.Module, task: Task, run: Run, graph: ChannelGraph, inputs: Inputs

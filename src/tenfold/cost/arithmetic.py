@@ -9,6 +9,9 @@ A formula receives the operator's own arguments with every tensor replaced by it
 shape of its first output. To register a custom operator takes one line:
 
     register("mylib::scan", other_flops=lambda x, *rest, out: 6 * prod(x))
+
+Weights that a quantised operator receives packed are shapes too. `tenfold.cost.formulas` holds the formulas of whole
+layers and networks, by which these are tested.
 """
 
 from __future__ import annotations
@@ -235,7 +238,18 @@ def _rnn_gates(x: Shape, w_input: Shape, w_hidden: Shape, *rest: Any, out: Shape
     return 9 * prod(x[:-1]) * w_hidden[1]
 
 
+def _quantized_rnn(x: Shape, hidden: Any, cells: Any, *rest: Any, out: Shape, **kwargs: Any) -> float:
+    """x (T, B, I) through packed cells (one a layer and direction), each with its matrices and biases."""
+    return prod(x[:-1]) * sum(prod(shape) for cell in cells for shape in cell if len(shape) == 2)
+
+
+def _quantized_rnn_gates(x: Shape, hidden: Any, cells: Any, *rest: Any, out: Shape, **kwargs: Any) -> float:
+    """About two operations for each row of each matrix: its gate function, and its part in the state."""
+    return 2 * prod(x[:-1]) * sum(shape[0] for cell in cells for shape in cell if len(shape) == 2)
+
+
 _register_all(["mkldnn_rnn_layer"], _rnn_layer, _rnn_gates)
+_register_all(["quantized_lstm", "quantized_gru"], _quantized_rnn, _quantized_rnn_gates)
 
 
 # ---- transforms, pooling, sorting, distances ------------------------------------------------------------------
@@ -279,6 +293,9 @@ _register_all(["avg_pool1d", "max_pool1d"], other_flops=_pool(1))
 _register_all(["avg_pool2d", "max_pool2d_with_indices", "max_pool2d"], other_flops=_pool(2))
 _register_all(["avg_pool3d", "max_pool3d_with_indices"], other_flops=_pool(3))
 _register_all(sorted(operators.SORTS), other_flops=_sort)
+# A bias for each of three, and a scale for the queries.
+register("aten::_transform_bias_rescale_qkv", other_flops=_per_output(4))
+_register_all(["_nested_tensor_from_mask_left_aligned"])
 _register_all(["_embedding_bag", "_embedding_bag_forward_only"], other_flops=_embedding_bag)
 _register_all(["_cdist_forward", "_euclidean_dist"], other_flops=_distances)
 
@@ -289,6 +306,47 @@ for _name, _flops in operators.PER_INPUT.items():
     register(f"aten::{_name}", other_flops=_per_input(_flops))
 for _name, _flops in operators.INTERPOLATION.items():
     register(f"aten::{_name}", other_flops=_per_output(_flops))
+
+# ---- quantised operators --------------------------------------------------------------------------------------
+
+for _name in ("linear", "linear_relu", "linear_dynamic", "linear_relu_dynamic", "linear_dynamic_fp16"):
+    register(f"quantized::{_name}", macs=_linear)
+for _name in ("conv1d", "conv2d", "conv3d", "conv1d_relu", "conv2d_relu", "conv3d_relu", "conv2d_add_relu"):
+    register(f"quantized::{_name}", macs=_conv)
+for _name in ("conv1d_dynamic", "conv2d_dynamic", "conv3d_dynamic", "conv2d_add"):
+    register(f"quantized::{_name}", macs=_conv)
+for _name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+    register(f"quantized::{_name}", macs=_transposed_conv)
+register("quantized::matmul", macs=_mm)
+for _name in (
+    "add",
+    "add_relu",
+    "mul",
+    "mul_relu",
+    "hardswish",
+    "leaky_relu",
+    "elu",
+    "sigmoid",
+    "relu6",
+    "celu",
+):
+    register(f"quantized::{_name}", other_flops=_per_output(1))
+for _name in (
+    "batch_norm",
+    "batch_norm1d",
+    "batch_norm2d",
+    "batch_norm3d",
+    "batch_norm2d_relu",
+    "batch_norm3d_relu",
+):
+    register(f"quantized::{_name}", other_flops=_per_output(2))
+for _name in ("layer_norm", "group_norm", "instance_norm"):
+    register(f"quantized::{_name}", other_flops=_per_output(operators.FULL_NORM))
+register("quantized::softmax", other_flops=_per_output(operators.SOFTMAX))
+for _name in ("cat", "cat_relu"):
+    register(f"quantized::{_name}")
+_register_all(["quantize_per_tensor", "quantize_per_channel", "dequantize", "quantize_per_tensor_dynamic"],
+              other_flops=_per_output(2))  # fmt: skip
 # A rounding and a scale for each element.
 for _name in (
     "quantize_per_tensor",

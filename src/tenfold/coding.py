@@ -170,6 +170,10 @@ def _decode_union(options: tuple[Any, ...], value: Any, keys: Keys, name: str) -
     options = tuple(option for option in options if option is not type(None))
     options = tuple(sorted(options, key=lambda option: not _alike(option, value)))
     if isinstance(value, Mapping) and "type" in value:
+        choices = {n for o in options if isinstance(o, type) for n in _dataclasses(o)}
+        if choices and value["type"] not in choices:
+            text = f"{name} has no type {short(value['type'])}{nearest(str(value['type']), choices)}"
+            raise CodingError((*keys, "type"), text)
         named = [o for o in options if isinstance(o, type) and value["type"] in _dataclasses(o)]
         options = tuple(named) or options
     first: CodingError | None = None

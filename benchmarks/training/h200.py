@@ -1,0 +1,376 @@
+"""Train networks on CIFAR-10 side by side on the GPUs there are, and measure training throughput beside timm.
+
+    TENFOLD_DATA=FOLDER OUT=results PYTHONPATH=src python -m benchmarks.training.h200 --seconds 165
+
+Each network is a process of its own; they are shared out over the GPUs, several on one if need be. `--seconds` bounds
+the whole: what is trained by then is scored and kept, its learning rate run down. A network whose steps cannot be
+captured in a CUDA graph is started again without. OUT receives, as they finish, `NAME.safetensors` (fp16),
+`results.json` and `curves.png`. While throughput is timed, the other processes on that GPU are stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tenfold.files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SPARE = 10.0  # seconds of the whole kept for scoring and writing
+WORTH_RETRYING = 40.0  # seconds that must be left to start a network again
+READY, DONE = "READY", "DONE"
+
+
+@dataclass
+class Process:
+    """A child at work: what it does, the GPU it is on, and where its result goes."""
+
+    name: str
+    kind: str  # "train" or "throughput"
+    gpu: int
+    result: Path
+    child: subprocess.Popen[str]
+    options: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Turns:
+    """Whose turn it is to time something on each GPU; everything else there is stopped meanwhile."""
+
+    timing: dict[int, Process] = field(default_factory=dict)
+    waiting: list[Process] = field(default_factory=list)
+
+    def ready(self, process: Process, running: list[Process]) -> None:
+        """Give the process its GPU to itself, as soon as nobody else has that."""
+        if process.gpu in self.timing:
+            self.waiting.append(process)
+            return
+        self.timing[process.gpu] = process
+        for other in beside(process, running):
+            os.kill(other.child.pid, signal.SIGSTOP)
+        time.sleep(1.0)  # what they had started on the GPU runs out
+        assert process.child.stdin is not None
+        process.child.stdin.write("go\n")
+        process.child.stdin.flush()
+
+    def done(self, process: Process, running: list[Process]) -> None:
+        """Let the others on its GPU go on, and the next one have its turn."""
+        if self.timing.get(process.gpu) is not process:
+            self.waiting = [other for other in self.waiting if other is not process]
+            return
+        del self.timing[process.gpu]
+        for other in beside(process, running):
+            os.kill(other.child.pid, signal.SIGCONT)
+        following = next((other for other in self.waiting if other.gpu == process.gpu), None)
+        if following is not None:
+            self.waiting.remove(following)
+            self.ready(following, running)
+
+
+def beside(process: Process, running: list[Process]) -> list[Process]:
+    """The other processes that live on the same GPU."""
+    return [p for p in running if p.gpu == process.gpu and p is not process and p.child.poll() is None]
+
+
+def main() -> None:
+    options = parsed()
+    if options.child:
+        child(options)
+        return
+    started = time.monotonic()
+    deadline = started + options.seconds
+    out = Path(os.environ.get("OUT", "runs/h200"))
+    out.mkdir(parents=True, exist_ok=True)
+    gpus = 1 if options.device == "cpu" else count_gpus()
+    print(f"{gpus} {options.device} device(s), {options.seconds:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="h200-") as scratch:
+        run(options, Path(scratch), out, gpus, deadline)
+    print(f"{time.monotonic() - started:.0f} s in all", flush=True)
+
+
+def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadline: float) -> None:
+    """Start everything, collect results as they come, and restart once what fails early."""
+    lines: queue.Queue[tuple[Process, str]] = queue.Queue()
+    places, load = shared_out(options.networks, gpus)
+    running: list[Process] = []
+    turns = Turns()
+    for name in options.throughput:  # first, since compiling takes longest
+        gpu = min(range(gpus), key=lambda g: load[g])
+        load[gpu] += 1.0
+        running.append(started_process(options, scratch, lines, name, "throughput", gpu, deadline))
+    for name in options.networks:
+        running.append(started_process(options, scratch, lines, name, "train", places[name], deadline))
+    found: dict[str, dict[str, Any]] = {"networks": {}, "throughput": {}, "failures": {}}
+    while running:
+        try:
+            process, line = lines.get(timeout=1.0)
+        except queue.Empty:
+            if time.monotonic() > deadline + SPARE:
+                for process in running:
+                    process.child.kill()
+                    found["failures"][f"{process.kind} {process.name}"] = "not finished in time"
+                break
+            continue
+        if line == READY:
+            turns.ready(process, running)
+            continue
+        if line and line != DONE:
+            print(f"[{process.kind} {process.name}] {line}", flush=True)
+            continue
+        turns.done(process, running)
+        if line == DONE:
+            continue
+        running.remove(process)
+        if process.child.wait() == 0 and process.result.exists():
+            kind = "networks" if process.kind == "train" else "throughput"
+            found[kind][process.name] = json.loads(process.result.read_text())
+        elif process.kind == "train" and not process.options and deadline - time.monotonic() > WORTH_RETRYING:
+            print(f"{process.name} failed; again without a CUDA graph", flush=True)
+            running.append(
+                started_process(
+                    options, scratch, lines, process.name, "train", process.gpu, deadline, ["--no-graph"]
+                )
+            )
+            continue
+        else:
+            found["failures"][f"{process.kind} {process.name}"] = f"exit status {process.child.returncode}"
+        store(found, out)
+    store(found, out)
+    summarise(found)
+
+
+def shared_out(names: list[str], gpus: int) -> tuple[dict[str, int], list[float]]:
+    """A GPU for each network, the heaviest first to the one with least to do; and the load of each GPU."""
+    from benchmarks.training.jobs import JOBS
+
+    load = [0.0] * gpus
+    places = {}
+    for name in sorted(names, key=lambda n: -JOBS[n].load):
+        gpu = min(range(gpus), key=lambda g: load[g])
+        places[name] = gpu
+        load[gpu] += JOBS[name].load
+    return places, load
+
+
+def started_process(
+    options: argparse.Namespace,
+    scratch: Path,
+    lines: queue.Queue[tuple[Process, str]],
+    name: str,
+    kind: str,
+    gpu: int,
+    deadline: float,
+    extra: list[str] | None = None,
+) -> Process:
+    """A child for one network; its lines arrive in `lines`, an empty one when it has ended."""
+    result = scratch / f"{kind}-{name}.json"
+    left = deadline - time.monotonic()
+    command = [sys.executable, "-u", "-m", "benchmarks.training.h200", "--child", kind, "--networks", name]
+    command += ["--seconds", f"{left:.1f}", "--device", options.device, "--result", str(result)]
+    command += [
+        "--examples",
+        str(options.examples),
+        "--batch",
+        str(options.batch),
+    ]
+    command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
+    command += extra or []
+    # One child shares the cores with all others; compiling with as many workers as cores would stall them.
+    share = str(max(1, (os.cpu_count() or 2) // (1 + len(options.networks) + len(options.throughput))))
+    environment = os.environ | {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    )
+    if options.device == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible != [""] else str(gpu)
+    child = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    process = Process(name, kind, gpu, result, child, extra or [])
+
+    def listen() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.strip():
+                lines.put((process, line.strip()))
+        lines.put((process, ""))
+
+    threading.Thread(target=listen, daemon=True).start()
+    return process
+
+
+def child(options: argparse.Namespace) -> None:
+    """What a child does."""
+    if options.child == "train":
+        train_one(options)
+    else:
+        measure_one(options)
+
+
+def train_one(options: argparse.Namespace) -> None:
+    """Train one network; its weights go to OUT, its result to `--result`."""
+    deadline = time.monotonic() + options.seconds
+    import torch
+    from benchmarks.training.jobs import JOBS
+
+    from tenfold.data.cifar10 import cifar10
+    from tenfold.training import train
+    from tenfold.training.checkpoint import write_weights
+
+    name = options.networks[0]
+    job = JOBS[name]
+    splits = cifar10()
+    if options.examples:
+        splits = replace(
+            splits,
+            train=splits.train.take(options.examples),
+            validation=splits.validation.take(options.examples),
+            test=splits.test.take(options.examples),
+        )
+    torch.manual_seed(options.seed)
+    network = job.network()
+    recipe = job.recipe if options.epochs is None else replace(job.recipe, epochs=options.epochs)
+    last = time.monotonic()
+
+    def progress(fraction: float, text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > 15:
+            last = time.monotonic()
+            print(text, flush=True)
+
+    print("data read, training", flush=True)
+    result = train(
+        network,
+        splits,
+        recipe,
+        name=name,
+        seconds=deadline - SPARE - time.monotonic(),
+        device=options.device,
+        seed=options.seed,
+        graph=not options.no_graph,
+        progress=progress,
+    )
+    out = Path(os.environ.get("OUT", "runs/h200"))
+    write_weights(network, out / f"{name}.safetensors", half=recipe.half)
+    made = result.to_json() | {"architecture": job.architecture, "options": job.options}
+    write_json(options.result, made)
+    print(result.summary(), flush=True)
+
+
+def measure_one(options: argparse.Namespace) -> None:
+    """Measure one network beside timm's, alone on its GPU while it is timed."""
+    import torch
+    from benchmarks.training.throughput import compared
+
+    from tenfold.cost import environment
+
+    def ready() -> None:
+        print(READY, flush=True)
+        sys.stdin.readline()
+
+    name, _, side = options.networks[0].partition("@")
+    on_gpu = options.device == "cuda"
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True
+    try:
+        found = compared(
+            name,
+            torch.device(options.device),
+            side=int(side or 224),
+            batch=options.batch,
+            steps=20 if on_gpu else 1,
+            compiled=on_gpu,
+            ready=ready,
+        )
+    finally:
+        print(DONE, flush=True)
+    device = torch.cuda.get_device_name() if on_gpu else "cpu"
+    write_json(options.result, found | {"device": device, "environment": environment()})
+    rates = found["images_per_second"]
+    print(
+        f"tenfold {rates['tenfold']:,.0f} images/s, timm {rates['timm']:,.0f}, ratio {found['ratio']:.2f}",
+        flush=True,
+    )
+
+
+def store(found: dict[str, dict[str, Any]], out: Path) -> None:
+    """Write what has been found so far, and its picture where matplotlib is there."""
+    from tenfold.errors import OutputError
+    from tenfold.report import learning_curves
+
+    write_json(out / "results.json", found)
+    curves = {name: result["curve"] for name, result in found["networks"].items()}
+    if not any(curves.values()):
+        return
+    try:
+        learning_curves(curves, out / "curves.png")
+    except OutputError as error:
+        print(error, flush=True)
+
+
+def summarise(found: dict[str, dict[str, Any]]) -> None:
+    """A line for each result."""
+    for name, result in found["networks"].items():
+        test, speed = result["test"], result["images_per_second"]
+        print(
+            f"{name:18} test {100 * test['value']:.2f}% [{100 * test['low']:.2f}, {100 * test['high']:.2f}], "
+            f"{result['epochs']:.1f} epochs, {result['seconds']:.0f} s, {speed or 0:,.0f} images/s, "
+            f"graph {result['captured']}",
+            flush=True,
+        )
+    for name, result in found["throughput"].items():
+        print(f"{name:18} {result['ratio']:.2f} times timm's throughput", flush=True)
+    for name, text in found["failures"].items():
+        print(f"{name:18} FAILED: {text}", flush=True)
+
+
+def count_gpus() -> int:
+    """The number of GPUs, without a CUDA context in this process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return len(visible.split(","))
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    return sum(line.startswith("GPU ") for line in listed.splitlines())
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--networks", type=names, default=names("resnet20,resnet56,mobilenet_v2,efficientnet_b0,vit_ti")
+    )
+    parser.add_argument(
+        "--throughput", type=names, default=[], help="networks to compare with timm's, as mobilenet_v2@224"
+    )
+    parser.add_argument("--seconds", type=float, default=165.0, help="for everything")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--epochs", type=float, help="instead of each recipe's")
+    parser.add_argument(
+        "--examples", type=int, default=0, help="of each split, to try the script; 0 takes all"
+    )
+    parser.add_argument("--batch", type=int, default=256, help="in the comparison with timm")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-graph", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--child", choices=("train", "throughput"), help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The commands about techniques: what they have been measured to bring, and which layers they would hurt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tenfold.cli.options import (
+    Base,
+    Data,
+    Debug,
+    ImageSize,
+    MetricName,
+    Network,
+    err,
+    out,
+    read_task,
+    starting,
+)
+
+
+def techniques(
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the list to this file")] = None,
+    debug: Debug = False,
+) -> None:
+    """List the techniques with what was measured of each on a trained network, and the recipes that ship."""
+    with starting("loading PyTorch"):
+        from tenfold.compress import known_results, named_recipes
+        from tenfold.files import write_json
+        from tenfold.report import techniques_table
+
+    results = known_results()
+    out.print(techniques_table(results, [(recipe.name, recipe.text) for recipe in named_recipes()]))
+    if json_file is not None:
+        write_json(json_file, results)
+
+
+def blame(
+    network: Network,
+    data: Data = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--change", help="int8, int4, prune, sparse, 2:4, low-rank or share; may come often"),
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", min=1, help="validation examples to judge by")] = 128,
+    time: Annotated[str, typer.Option("--time", help="how long it may take, as 5m")] = "5m",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write all figures to this file")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="write the heat map to this file")] = None,
+    metric: MetricName = "accuracy",
+    image_size: ImageSize = None,
+    base: Base = None,
+    debug: Debug = False,
+) -> None:
+    """Tell which layer costs how much under which technique: alone, spared and cumulatively, as a heat map."""
+    from tenfold.search import quantities
+
+    seconds = quantities.seconds(time)
+    with starting("loading PyTorch"):
+        from time import monotonic
+
+        from tenfold.compress import Run
+        from tenfold.compress.blame import blame as measured
+        from tenfold.compress.changes import CHANGES
+        from tenfold.files import write_json
+        from tenfold.report import blame_table, change_table, write_blame_map
+        from tenfold.search.console import Console as Progress
+    with starting("reading the network and the data"):
+        task = read_task(network, data, metric, image_size, base)
+    with Progress(err) as report:
+        run = Run(
+            deadline=monotonic() + seconds, progress=lambda fraction, text: report("blame", fraction, text)
+        )
+        figures = measured(task, change or tuple(CHANGES), examples=examples, run=run).to_json()
+    out.print(blame_table(figures))
+    if len(figures["columns"]) == 1:
+        out.print(change_table(figures["columns"][0]))
+    if json_file is not None:
+        write_json(json_file, figures)
+    if html_file is not None:
+        write_blame_map(figures, html_file, network)

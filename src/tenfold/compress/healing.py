@@ -1,0 +1,81 @@
+"""A short healing inside a technique, where what may move is not a plain weight: scores, tables of shared values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from tenfold.compress.distill import Distill, batch_for, held_out, teacher_outputs, training_bytes
+from tenfold.compress.technique import Run
+from tenfold.data import Task
+from tenfold.training import Distillation, Objective, TeacherOutputs, fastest_precision, fit, mean_loss
+
+Wrap = Callable[[Objective, int], Objective]  # an objective and the number of steps to come
+
+
+@dataclass(frozen=True)
+class Healed:
+    """Mean losses on held-out examples before and after, and whether the training was `kept`."""
+
+    before: float
+    after: float
+    kept: bool
+    steps: int
+
+
+def heal(
+    model: nn.Module,
+    task: Task,
+    run: Run,
+    epochs: float,
+    *,
+    wrap: Wrap = lambda objective, steps: objective,
+    keep_always: bool = False,
+) -> Healed:
+    """Teach `model` in place, for `epochs` passes, to answer as the teacher does; `Distill` with its usual settings.
+
+    Whatever requires gradients moves. Unless `keep_always`, weights that answer held-out examples worse than before
+    are not kept.
+    """
+    settings, original = Distill(), task.model if run.teacher is None else run.teacher
+    train, held = held_out(task.train)
+    teacher = teacher_outputs(original, train, run)
+    judge = teacher_outputs(original, held, run, teacher.precision)
+    batch_size = batch_for(len(train), settings.batch_size, training_bytes(task.model, task.zeros(1)))
+    precision = fastest_precision(model, train.select(range(batch_size))[0])
+    steps = math.ceil(epochs * max(1, len(train) // batch_size))
+
+    def objective_of(answers: TeacherOutputs) -> Distillation:
+        return Distillation(answers, temperature=settings.temperature, alpha=settings.alpha)
+
+    def judged() -> float:
+        return mean_loss(model, held, objective_of(judge), precision=precision)
+
+    before = judged()
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    try:
+        result = fit(
+            model,
+            train,
+            wrap(objective_of(teacher), steps),
+            epochs=epochs,
+            until=run.deadline,
+            optimizer=settings.optimizer(model, batch_size),
+            batch_size=batch_size,
+            seed=run.seed,
+            precision=precision,
+            hold_norms=True,
+            progress=run.progress,
+        )
+    finally:
+        teacher.save()
+        judge.save()
+    after = judged()
+    kept = keep_always or after < before
+    if not kept:
+        model.load_state_dict(weights)
+    model.eval()
+    return Healed(before, after, kept, result.steps)

@@ -1,0 +1,28 @@
+"""The layers whose weights techniques change: linear layers and convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def weighted_layers(model: nn.Module, patterns: Iterable[str] = ()) -> dict[str, Weighted]:
+    """Those with weights in floating point, each weight under one name; with `patterns`, whose name matches any."""
+    found: dict[str, Weighted] = {}
+    seen: set[int] = set()
+    patterns = tuple(patterns)
+    for name, layer in model.named_modules():
+        if (
+            not isinstance(layer, Weighted)
+            or not layer.weight.is_floating_point()
+            or id(layer.weight) in seen
+        ):
+            continue
+        if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns):
+            seen.add(id(layer.weight))
+            found[name] = layer
+    return found

@@ -1,0 +1,159 @@
+"""How sharply the loss bends: diagonals of the Hessian for OBD, and the Hessians of layers' outputs for OBS."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tenfold.compress.answers import task_loss
+from tenfold.compress.layers import Weighted
+from tenfold.compress.technique import Run
+from tenfold.cost import call
+from tenfold.data import Split
+from tenfold.errors import NetworkError
+from tenfold.naming import described
+
+BATCH = 32
+
+
+def fisher_diagonal(model: nn.Module, split: Split, names: list[str], run: Run) -> dict[str, Tensor]:
+    """The diagonal of the empirical Fisher matrix: the mean over examples of the squared gradient of its own loss.
+
+    By parameter name. Where the labels are distributed as the network says, it is the Gauss-Newton part of the
+    Hessian's diagonal; it is never negative. One backward pass for each example.
+    """
+    network, parameters = _trainable(model, names)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    done = 0
+    for _, inputs, targets in split.batches(1):
+        if done and run.seconds_left() < 0:
+            break
+        gradients = torch.autograd.grad(
+            task_loss(call(network, inputs), targets), list(parameters.values()), allow_unused=True
+        )
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient.square()
+        done += 1
+        run.progress(done / len(split), "curvature (Fisher)")
+    return {name: value / done for name, value in total.items()}
+
+
+def hutchinson_diagonal(
+    model: nn.Module, split: Split, names: list[str], run: Run, *, probes: int = 8
+) -> dict[str, Tensor]:
+    """An unbiased estimate of the Hessian's diagonal of the mean loss: the mean of v ⊙ Hv over random signs v.
+
+    Hutchinson (1990); Bekas, Kokiopoulou and Saad (2007) for diagonals. Two backward passes for each batch and probe.
+    The variance of entry i is the sum of the other squared entries of its row over the number of probes.
+    """
+    network, parameters = _trainable(model, names)
+    tensors = list(parameters.values())
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    generator = torch.Generator().manual_seed(run.seed)
+    seen = 0
+    for _, inputs, targets in split.batches(BATCH):
+        if seen and run.seconds_left() < 0:
+            break
+        loss = task_loss(call(network, inputs), targets)
+        try:
+            gradients = torch.autograd.grad(loss, tensors, create_graph=True, allow_unused=True)
+            for _ in range(probes):
+                signs = [torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1 for p in tensors]
+                slope = torch.stack(
+                    [(g * v).sum() for g, v in zip(gradients, signs, strict=True) if g is not None]
+                ).sum()
+                products = torch.autograd.grad(slope, tensors, retain_graph=True, allow_unused=True)
+                for name, sign, product in zip(parameters, signs, products, strict=True):
+                    if product is not None:
+                        total[name] += sign * product * (len(targets) / probes)
+        except RuntimeError as error:
+            raise NetworkError(
+                f"the network cannot be differentiated twice ({described(error)}): use the saliency fisher"
+            ) from error
+        seen += len(targets)
+        run.progress(seen / len(split), "curvature (Hutchinson)")
+    return {name: value / seen for name, value in total.items()}
+
+
+def input_hessians(
+    model: nn.Module, split: Split, layers: Mapping[str, Weighted], run: Run
+) -> dict[str, Tensor]:
+    """For each layer H (groups, D, D) = 2·mean of x·xᵀ over all places, D weights of an output, in float64.
+
+    The Hessian of the layer's own squared output error, the same for each of its outputs.
+    """
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    with watched_inputs(model, layers) as seen, torch.no_grad():
+        done = 0
+        for _, inputs, targets in split.batches(BATCH):
+            if done and run.seconds_left() < 0:
+                break
+            call(model, inputs)
+            for name, x in seen:
+                patches = unfolded(layers[name], x).double()
+                totals[name] = totals.get(name, 0) + patches @ patches.transpose(1, 2)
+                counts[name] = counts.get(name, 0) + patches.shape[2]
+            seen.clear()
+            done += len(targets)
+            run.progress(done / len(split), "curvature of layers")
+    missing = [name for name in layers if name not in totals]
+    if missing:
+        raise NetworkError(f"{missing[0]}: the network never calls it, so its inputs are not known")
+    return {name: 2 * total / counts[name] for name, total in totals.items()}
+
+
+@contextmanager
+def watched_inputs(model: nn.Module, layers: Mapping[str, Weighted]) -> Iterator[list[tuple[str, Tensor]]]:
+    """A list that grows by (layer, its input) at every call of these layers, by name in `model`."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def watch(name: str) -> Any:
+        return lambda module, args, kwargs: seen.append((name, args[0] if args else kwargs["input"]))
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(watch(name), with_kwargs=True) for name in layers
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def unfolded(layer: Weighted, x: Tensor) -> Tensor:
+    """What each weight of an output is multiplied with: (groups, D, places), D = inputs of a group × kernel."""
+    if isinstance(layer, nn.Linear):
+        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
+    dims = len(layer.kernel_size)
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        # As the layer itself pads, for its odd and named forms.
+        sides = layer._reversed_padding_repeated_twice
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    else:
+        sides = [side for size in reversed(layer.padding) for side in (int(size), int(size))]
+        mode = "constant"
+    if any(sides):
+        x = F.pad(x, list(sides), mode=mode)
+    for axis in range(dims):  # (N, C, places…) -> (N, C, places…, K…), one spatial dimension after the other
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
+        x = x.unfold(2 + axis, reach, layer.stride[axis])[..., :: layer.dilation[axis]]
+    n, channels = x.shape[:2]
+    kernel, places = math.prod(layer.kernel_size), math.prod(x.shape[2 : 2 + dims])
+    x = x.reshape(n, layer.groups, channels // layer.groups, places, kernel)
+    return x.permute(1, 2, 4, 0, 3).reshape(layer.groups, -1, n * places)
+
+
+def _trainable(model: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy whose named parameters alone get gradients."""
+    network = copy.deepcopy(model).eval().requires_grad_(False)
+    parameters: dict[str, Tensor] = {n: network.get_parameter(n).requires_grad_(True) for n in names}
+    return network, parameters

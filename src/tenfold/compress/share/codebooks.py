@@ -1,0 +1,203 @@
+"""`Share`: every layer's weights, or short vectors of them, take few values, which are then fine-tuned together."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tenfold.compress.coded import MOST_BITS, VECTORS
+from tenfold.compress.healing import heal
+from tenfold.compress.layers import Weighted, weighted_layers
+from tenfold.compress.share.kmeans import kmeans
+from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.cost import Device, Inputs
+from tenfold.data import Task
+from tenfold.errors import NetworkError
+from tenfold.naming import nearest
+from tenfold.training.zeros import SPARSE_FROM
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """2^bits values for each layer; zeros of a sparse layer stay zero beside them."""
+
+    bits: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
+            raise ValueError(f"Scalar: bits must be a whole number from 1 to 8, not {self.bits!r}")
+
+    @property
+    def length(self) -> int:
+        return 1
+
+    @property
+    def entries(self) -> int:
+        return int(2**self.bits)
+
+
+@dataclass(frozen=True)
+class Product:
+    """`entries` vectors of `length` weights in a row for each layer (product quantisation).
+
+    Gong et al. (2014), "Compressing Deep Convolutional Networks using Vector Quantization". A weight then takes
+    log₂(entries) / length bits; 9 is a 3×3 kernel at a time.
+    """
+
+    length: int = 4
+    entries: int = 256
+
+    def __post_init__(self) -> None:
+        if self.length not in VECTORS[1:]:
+            known = ", ".join(map(str, VECTORS[1:]))
+            raise ValueError(f"Product: length must be one of {known}, not {self.length!r}")
+        if not isinstance(self.entries, int) or not 2 <= self.entries <= 2**MOST_BITS:
+            raise ValueError(f"Product: entries must be from 2 to {2**MOST_BITS}, not {self.entries!r}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Let the weights of each linear layer and convolution share few values: small as a file, not faster.
+
+    k-means chooses the values (Han, Mao and Dally, 2016, "Deep Compression", section 3); with `epochs` they are
+    fine-tuned by distillation, each moved by the sum of its weights' gradients, and biases and norms with them. A
+    saved network holds indices and a table for each layer. `layers` are patterns of names.
+    """
+
+    codebook: Scalar | Product = Scalar()
+    epochs: float = 0.0
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if not (self.epochs >= 0 and math.isfinite(self.epochs)):
+            raise ValueError(f"Share: epochs must be at least 0, not {self.epochs!r}")
+
+    def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
+        """Patterns that match nothing, vectors that do not divide a layer, weights that are not finite."""
+        every = weighted_layers(model)
+        problems = [
+            Problem(pattern, f"no linear layer or convolution has a name like this{nearest(pattern, every)}")
+            for pattern in self.layers
+            if not weighted_layers(model, (pattern,))
+        ]
+        chosen, skipped = self._chosen(model)
+        problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]
+        if not chosen and not problems:
+            why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
+            problems.append(Problem("", f"no layer has weights that could share values{why}"))
+        problems += [
+            Problem(name, "its weight holds NaN or inf")
+            for name, layer in chosen.items()
+            if not bool(layer.weight.isfinite().all())
+        ]
+        return problems
+
+    def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
+        """Cluster each layer's weights, fine-tune the tables if asked, and write the values into the weights."""
+        model = copy.deepcopy(model).eval()
+        chosen, skipped = self._chosen(model)
+        if not chosen:
+            raise NetworkError("no layer has weights that could share values")
+        tables: dict[str, Looked] = {}
+        errors: dict[str, float] = {}
+        for done, (name, layer) in enumerate(chosen.items()):
+            if run.seconds_left() <= 0:
+                raise NetworkError(f"Share ran out of time at {name}: give it fewer layers or more time")
+            run.progress(done / len(chosen), f"values of {name}")
+            weight = layer.weight.detach()
+            tables[name] = Looked.of(name, weight, self.codebook, run.seed)
+            lost = (tables[name](weight) - weight).square().sum() / weight.square().sum().clamp_min(1e-30)
+            errors[name] = float(lost.detach())
+        healed = None
+        with looked_up(chosen, tables):
+            if self.epochs:
+                healed = asdict(heal(model, task, run, self.epochs))
+        return Applied(
+            model.eval(),
+            {
+                "entries": {name: len(table.table) for name, table in tables.items()},
+                "relative_errors": errors,
+                "skipped": skipped,
+                "healed": healed,
+            },
+        )
+
+    def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
+        """Shared values are values, no structure: a copy as it is."""
+        return copy.deepcopy(model).eval()
+
+    def _chosen(self, model: nn.Module) -> tuple[dict[str, Weighted], dict[str, str]]:
+        chosen, skipped = {}, {}
+        for name, layer in weighted_layers(model, self.layers).items():
+            size, length = layer.weight.numel(), self.codebook.length
+            if size % length:
+                skipped[name] = f"its {size} weights do not divide into vectors of {length}"
+            elif size // length < 2 * self.codebook.entries:
+                skipped[name] = f"its {size} weights are too few for a table of {self.codebook.entries}"
+            else:
+                chosen[name] = layer
+        return chosen, skipped
+
+
+class Looked(nn.Module):
+    """A parametrisation of a weight by a table (K, D) and codes; where `gone`, it is zero whatever the table says."""
+
+    codes: Tensor
+    gone: Tensor
+
+    def __init__(self, table_KD: Tensor, codes: Tensor, gone: Tensor, shape: torch.Size) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table_KD)
+        self.register_buffer("codes", codes)
+        self.register_buffer("gone", gone)
+        self.shape = shape
+
+    @classmethod
+    def of(cls, name: str, weight: Tensor, codebook: Scalar | Product, seed: int) -> Looked:
+        """The best table for a weight."""
+        flat = weight.reshape(-1, codebook.length)
+        gone = torch.zeros(0, dtype=torch.bool)
+        points = flat
+        if float((weight == 0).float().mean()) >= SPARSE_FROM:
+            if codebook.length > 1:
+                raise NetworkError(
+                    f"{name}: vectors shared by sparse weights would fill their zeros; use the codebook Scalar"
+                )
+            gone = flat[:, 0] == 0
+            points = flat[~gone]
+        table, found = kmeans(points, codebook.entries, seed=seed)
+        codes = torch.zeros(len(flat), dtype=torch.long)
+        codes[~gone if len(gone) else slice(None)] = found
+        return cls(table.to(weight.dtype), codes, gone, weight.shape)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        values = self.table[self.codes]
+        if len(self.gone):
+            values = values.masked_fill(self.gone[:, None], 0.0)
+        return values.reshape(self.shape)
+
+
+@contextmanager
+def looked_up(layers: Mapping[str, Weighted], tables: Mapping[str, Looked]) -> Iterator[None]:
+    """Let these layers look their weights up for a while; afterwards the weights are plain again, with those values."""
+    trainable = {name: layer.weight.requires_grad for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.weight.requires_grad_(False)
+        parametrize.register_parametrization(layer, "weight", tables[name])
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            with torch.no_grad():
+                weight = layer.weight.detach().clone()
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+            layer.weight.data = weight
+            layer.weight.requires_grad_(trainable[name])

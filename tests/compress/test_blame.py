@@ -1,0 +1,135 @@
+"""Blame against figures worked out by hand, and what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tenfold.compress.blame import HIGHEST_DB, blame
+from tenfold.compress.changes import CHANGES
+from tenfold.compress.layers import weighted_layers
+from tenfold.compress.technique import Run
+from tenfold.data import Task
+from tenfold.errors import NetworkError, RecipeError
+from tenfold.report import blame_table, change_table, write_blame_map
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).relu())
+
+
+@pytest.fixture
+def task() -> Task:
+    torch.manual_seed(0)
+    x = torch.randn(40, 8)
+    model = Two().eval()
+    return Task(model, (x, torch.arange(40) % 3), (x, model(x).argmax(1)))
+
+
+def rounded(weight: np.ndarray, bits: int) -> np.ndarray:
+    scale = np.abs(weight).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    return np.round(weight / scale) * scale
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def test_the_figures_are_those_worked_out_by_hand(task: Task) -> None:
+    column = blame(task, ["int4"], examples=40).columns[0]
+    w1, b1, w2, b2 = (p.detach().double().numpy() for p in task.model.parameters())
+    x = task.validation.select(range(40))[0].double().numpy()
+
+    def answers(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        return np.maximum(x @ first.T + b1, 0) @ last.T + b2
+
+    def kl(first: np.ndarray, last: np.ndarray) -> float:
+        p, q = softmax(answers(w1, w2)), softmax(answers(first, last))
+        return float((p * np.log(p / q)).sum(1).mean())
+
+    f1, f2 = rounded(w1, 4), rounded(w2, 4)
+    hidden = np.maximum(x @ w1.T + b1, 0)
+    first, last = column.layers["first"], column.layers["last"]
+    assert first.alone is not None
+    assert last.alone is not None
+    assert first.alone.distance == pytest.approx(kl(f1, w2), rel=1e-3)
+    assert last.alone.distance == pytest.approx(kl(w1, f2), rel=1e-3)
+    noise = hidden @ (f2 - w2).T
+    signal = hidden @ w2.T + b2
+    assert last.snr_db == pytest.approx(10 * np.log10((signal**2).sum() / (noise**2).sum()), abs=0.01)
+    assert column.whole is not None
+    assert column.whole.distance == pytest.approx(kl(f1, f2), rel=1e-3)
+    right = (answers(f1, f2).argmax(1) == answers(w1, w2).argmax(1)).mean()
+    assert column.whole.drop == pytest.approx(1 - right)
+    # Sparing one of two layers is changing the other; the last one reached is the whole.
+    assert first.spared == last.alone
+    worst = column.layers[column.order()[-1]]
+    assert worst.reached == column.whole
+
+
+def test_a_change_that_changes_nothing_does_no_harm(task: Task) -> None:
+    for layer in weighted_layers(task.model).values():
+        layer.weight.data = layer.weight.data.sign() * 127 / 128
+    row = blame(task, ["int8"]).columns[0].layers["first"]
+    assert row.snr_db == HIGHEST_DB
+    assert row.alone is not None
+    assert row.alone.distance == pytest.approx(0, abs=1e-9)
+
+
+def test_every_change_keeps_shapes_and_the_network_is_left_alone(task: Task) -> None:
+    before = copy.deepcopy(task.model.state_dict())
+    table = blame(task)
+    assert [column.change for column in table.columns] == list(CHANGES)
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+    generator = torch.Generator().manual_seed(0)
+    for change in CHANGES.values():
+        for shape in ((6, 8), (6, 8, 3, 3), (8, 1, 3, 3), (5, 3, 1, 1), (4, 4, 3), (4, 8, 2, 2, 2)):
+            weight = torch.randn(shape, generator=generator)
+            changed = change.apply(weight)
+            assert changed is None or (changed.shape == weight.shape and changed.dtype == weight.dtype)
+            assert changed is None or not torch.equal(changed, weight)
+
+
+def test_a_deadline_leaves_out_the_less_telling_and_says_so(task: Task) -> None:
+    table = blame(task, ["int4", "int8"], run=Run(deadline=time.monotonic()))
+    assert not table.finished
+    assert table.columns[0].layers["first"].alone is not None
+    assert table.columns[0].layers["first"].spared is None
+    assert not table.columns[1].layers
+
+
+def test_what_is_refused(task: Task) -> None:
+    with pytest.raises(RecipeError, match="no change 'int9'; did you mean"):
+        blame(task, ["int9"])
+    with pytest.raises(RecipeError, match="give one or more"):
+        blame(task, [])
+    task.model.first.weight.data[0, 0] = float("nan")
+    with pytest.raises(NetworkError, match="answers are not finite"):
+        blame(task)
+    with pytest.raises(NetworkError, match="no layer"):
+        blame(Task(nn.Flatten(), task.train, task.validation))
+
+
+def test_the_table_and_the_map_show_every_layer_and_escape_names(task: Task, tmp_path: Path) -> None:
+    data = json.loads(json.dumps(blame(task, ["int4", "2:4"]).to_json()))
+    write_blame_map(data, tmp_path / "map.html", "<script>x</script>")
+    page = (tmp_path / "map.html").read_text()
+    assert "<script>x" not in page
+    assert page.count('<th scope="row">') == 3
+    assert "first" in page
+    assert blame_table(data).row_count == 4
+    assert change_table(data["columns"][0]).row_count == 2

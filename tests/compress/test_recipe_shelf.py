@@ -1,0 +1,45 @@
+"""The recipes that ship, and the list of techniques with their results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tenfold.compress import find_recipe, known_results, named_recipes, technique_names
+from tenfold.errors import RecipeError
+from tenfold.report import techniques_table
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in named_recipes()])
+def test_every_recipe_that_ships_reads_and_says_what_it_is_for(name: str) -> None:
+    entry = next(entry for entry in named_recipes() if entry.name == name)
+    assert entry.recipe.steps
+    assert entry.text.endswith(".")
+    assert find_recipe(name) == entry.recipe
+
+
+def test_a_path_goes_before_a_name_and_an_unknown_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match=r"no recipe 'in8'.*did you mean 'int8'"):
+        find_recipe("in8")
+    with pytest.raises(RecipeError, match=r"none\.yaml cannot be read"):
+        find_recipe(tmp_path / "none.yaml")
+    monkeypatch.chdir(tmp_path)
+    Path("int8").write_text("steps: []\n")
+    assert find_recipe("int8").steps == ()
+
+
+def test_every_technique_is_listed_with_what_is_known_of_it() -> None:
+    entries = known_results()
+    names = [entry["technique"] for entry in entries]
+    assert set(technique_names()) == set(names)
+    assert all(entry["text"] for entry in entries)
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(techniques_table(entries, [("int8", "what it is")]))
+    text = console.export_text()
+    for entry in entries:
+        assert entry["technique"] in text
+        assert entry["results"] or f"{entry['technique']}: no result yet" in text

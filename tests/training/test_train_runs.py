@@ -1,0 +1,266 @@
+"""Whole runs: what they learn, what they leave behind, and how they go on after they were stopped."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tenfold.cli import main
+from tenfold.compress import load
+from tenfold.cost import wilson_interval
+from tenfold.data import Splits
+from tenfold.errors import DataError, NetworkError, OutputError
+from tenfold.models import create
+from tenfold.training import Augmentation, Precision, Sgd, TrainingRecipe, train
+from tenfold.training.checkpoint import CHECKPOINT, read_checkpoint
+from tenfold.training.recipes import Arithmetic
+from tenfold.training.stepper import Stepper
+
+RECIPE = TrainingRecipe(
+    epochs=6,
+    batch_size=16,
+    optimizer=Sgd(0.05),
+    augmentation=Augmentation(padding=1, flip=True),
+    average=0.9,
+    arithmetic=Arithmetic.FP32,
+)
+
+
+def stripes(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (N, 1, 8, 8) of three classes: bright rows, bright columns, neither."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels, labels = 0.5 * torch.randn(count, 1, 8, 8, generator=generator), torch.arange(count) % 3
+    pixels[labels == 0, :, ::2] += 1
+    pixels[labels == 1, :, :, ::2] += 1
+    return pixels, labels
+
+
+def splits() -> Splits:
+    return Splits(stripes(96, 0), stripes(30, 1), stripes(30, 2))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 3),
+    )  # fmt: skip
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [t.clone() for t in model.state_dict().values()]
+
+
+def test_a_run_learns_and_leaves_its_result(tmp_path: Path) -> None:
+    model = network()
+    result = train(model, splits(), RECIPE, name="small", folder=tmp_path)
+    assert result.complete
+    assert result.steps == 36
+    assert result.test is not None
+    assert result.test.value > 0.9
+    right = round(30 * result.test.value)
+    assert result.test == wilson_interval(right, 30)
+    assert [point.epoch for point in result.curve] == [1, 2, 3, 4, 5, 6]
+    assert result.curve[-1].loss < 0.5 * result.curve[0].loss
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["test"] == result.test.to_json()
+    assert stored["environment"]["versions"]["torch"] == torch.__version__
+    assert stored["recipe"] == RECIPE.to_dict()
+    again = network(1)
+    again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    inputs, labels = stripes(30, 2)
+    assert int((again.eval()(inputs).argmax(1) == labels).sum()) == right
+    assert not model.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_other_ones() -> None:
+    first, second, third = network(), network(), network()
+    before = torch.get_rng_state()
+    train(first, splits(), RECIPE, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    train(second, splits(), RECIPE, seed=5)
+    train(third, splits(), RECIPE, seed=6)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Have Ctrl-C come in the middle of this step."""
+    taken, plain = 0, Stepper.__call__
+
+    def interrupting(self: Stepper, index: torch.Tensor, rate: float) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        plain(self, index, rate)
+
+    monkeypatch.setattr(Stepper, "__call__", interrupting)
+
+
+@pytest.mark.parametrize("step", [20, 21, 35])
+def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(
+    tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = network()
+    expected = train(whole, splits(), RECIPE, seed=3)
+
+    interrupt_at(monkeypatch, step)
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), splits(), RECIPE, seed=3, folder=tmp_path)
+    monkeypatch.undo()
+    assert read_checkpoint(tmp_path / CHECKPOINT)[1]["step"] == step
+    resumed = network(9)  # whatever weights it begins with
+    result = train(resumed, splits(), RECIPE, seed=3, folder=tmp_path, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert [p.accuracy for p in result.curve] == [p.accuracy for p in expected.curve]
+    assert result.test == expected.test
+
+
+def finished(folder: Path) -> None:
+    train(network(), splits(), replace(RECIPE, epochs=1), folder=folder)
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_loaded(tmp_path: Path) -> None:
+    finished(tmp_path)
+    other = create("resnet20", num_classes=3, in_channels=1)
+    before = weights(other)
+    with pytest.raises(
+        NetworkError, match=r"of another network; missing: bn1\.bias.* more; unexpected: 0\.bias"
+    ):
+        train(other, splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(other), strict=True))
+    wider = network()
+    wider[0] = nn.Conv2d(1, 8, 5, padding=2)
+    with pytest.raises(NetworkError, match=r"other shapes: 0\.weight is \(8, 1, 3, 3\), here \(8, 1, 5, 5\)"):
+        train(wider, splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
+
+
+def test_a_folder_in_use_another_recipe_and_no_checkpoint_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="leave out --resume"):
+        train(network(), splits(), RECIPE, folder=tmp_path, resume=True)
+    finished(tmp_path)
+    with pytest.raises(OutputError, match="--resume"):
+        finished(tmp_path)
+    untouched = network(4)
+    with pytest.raises(OutputError, match=r"another run .different recipe"):
+        train(untouched, splits(), RECIPE, folder=tmp_path, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(untouched), weights(network(4)), strict=True))
+    with pytest.raises(OutputError, match="different seed"):
+        train(network(), splits(), replace(RECIPE, epochs=1), seed=1, folder=tmp_path, resume=True)
+    with pytest.raises(OutputError, match="different train"):
+        changed = Splits(stripes(96, 7), stripes(30, 1), stripes(30, 2))
+        train(network(), changed, replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
+    (tmp_path / CHECKPOINT).write_bytes(b"\x00" * 40)
+    with pytest.raises(OutputError, match="cannot be read"):
+        train(network(), splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_no_bad_state_is_stored(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, optimizer=Sgd(1e18), average=None)
+    with pytest.raises(
+        NetworkError, match=r"training diverged: the loss is \w+ by step .* give a lower learning rate"
+    ):
+        train(network(), splits(), recipe, folder=tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_data_with_other_channels_or_classes_are_refused_before_any_work() -> None:
+    with pytest.raises(NetworkError, match="layer '0' raised"):
+        train(network(), Splits((torch.randn(20, 3, 8, 8), torch.arange(20) % 3)), RECIPE)
+    pixels, labels = stripes(96, 0)
+    with pytest.raises(DataError, match=r"label 3 .*3 classes"):
+        train(network(), Splits((pixels, labels + 1), stripes(30, 1)), RECIPE)
+
+
+def test_time_bounds_a_run_and_its_schedule_runs_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = train(network(), splits(), replace(RECIPE, epochs=100_000), seconds=1.0)
+    assert not result.complete
+    assert result.steps > 0
+    assert result.curve[-1].learning_rate < 0.2 * RECIPE.optimizer.learning_rate
+    assert math.isfinite(result.curve[-1].loss)
+
+
+def test_half_is_what_is_stored_and_scored(tmp_path: Path) -> None:
+    model = network()
+    train(model, splits(), replace(RECIPE, epochs=1, half=True), folder=tmp_path)
+    stored = load_file(tmp_path / "weights.safetensors")
+    assert stored["0.weight"].dtype == torch.float16
+    assert torch.equal(stored["0.weight"].float(), model[0].weight)
+
+
+def test_precision_of_a_run_that_goes_on_is_that_of_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, epochs=1, arithmetic=Arithmetic.AUTO)
+    choose = "tenfold.training.trainer.fastest_precision"
+    monkeypatch.setattr(choose, lambda *a, **k: Precision(channels_last=True))
+    first = train(network(), splits(), recipe, folder=tmp_path)
+    monkeypatch.setattr(choose, lambda *a, **k: Precision())
+    again = train(network(), splits(), recipe, folder=tmp_path, resume=True)
+    assert first.precision == again.precision == "fp32, channels last"
+
+
+def test_the_command_trains_a_network_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels, labels = stripes(150, 0)
+    bytes_ = (80 * pixels[:, 0] + 100).clamp(0, 255).byte().numpy()
+    np.savez(tmp_path / "stripes.npz", images=bytes_, labels=labels.numpy())
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "train",
+        "resnet20",
+        "--data",
+        "stripes.npz",
+        "--epochs",
+        "1",
+        "--out",
+        "run",
+        "--device",
+        "cpu",
+    ]
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    assert leaving.value.code == 0
+    assert "resnet20: validation" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["network"] == "resnet20"
+    assert result["epochs"] == 1.0
+    create("resnet20", num_classes=3, in_channels=1).load_state_dict(
+        load_file(tmp_path / "run/weights.safetensors")
+    )
+    loaded = load(tmp_path / "run" / "network")
+    assert torch.equal(loaded.conv1.weight, load_file(tmp_path / "run/weights.safetensors")["conv1.weight"])
+    for extra, message in (
+        ([], "--resume"),
+        (["--recipe", "cifr"], "did you mean 'cifar'"),
+        (["--device", "tpu"], "--device is cpu or cuda"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            main([*arguments, *extra])
+        assert leaving.value.code == 1
+        assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at(monkeypatch, 2)
+    (tmp_path / "short.yaml").write_text(RECIPE.to_yaml())
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "resnet20", "--data", "tenfold.data:fashion_mnist", "--recipe", "short.yaml"]
+    with pytest.raises(SystemExit) as leaving:
+        main([*arguments, "--out", "run", "--device", "cpu"])
+    assert leaving.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+    assert read_checkpoint(tmp_path / "run" / CHECKPOINT)[1]["step"] == 2
