@@ -137,9 +137,24 @@ def test_two_networks(networks: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"{other} against {networks}" in (tmp_path / "p.html").read_text(encoding="utf-8")
 
 
+def test_on_a_device(networks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    options = ("--input", "1x3x10x10", "--device", "h200", "--html", "p.html", "--plot", "p.svg")
+    status, out, _ = run(capsys, networks, *options)
+    assert status == 0
+    assert "Predicted on NVIDIA H200" in out
+    assert "Roofline: NVIDIA H200" in (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "HBM3e 4.27 TB/s" in (tmp_path / "p.svg").read_text(encoding="utf-8")
+    status, out, _ = run(capsys, networks, *options[:4], "--compare", networks)
+    assert "B is\n" in out
+    assert "equal" in out
+    assert "  B  " in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["{net}", "--device", "h20"], "nor in the catalogue (cpu"),
         (["zoo:resnet56_fashon"], "did you mean 'resnet56_fashion_mnist'"),
         (["{net}", "--compare", "nowhere:nothing"], "no module 'nowhere'"),
         (["{net}", "--input", "1x4x10x10"], "given 1×4×10×10"),

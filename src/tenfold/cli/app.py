@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from tenfold.cli.calibration import bench, calibrate
 from tenfold.cli.compression import blame, techniques
 from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
@@ -22,7 +23,9 @@ from tenfold.cli.searches import apply, shrink
 from tenfold.cli.training import train
 from tenfold.errors import TenfoldError, TenfoldWarning
 
-COMMANDS = (shrink, apply, train, profile, export, models, techniques, blame)
+COMMANDS = (
+    shrink, apply, train, profile, calibrate, bench, export, models, techniques, blame,
+)  # fmt: skip
 
 app = typer.Typer(
     add_completion=False,

@@ -16,8 +16,9 @@ from tenfold.errors import OutputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from tenfold.cost import Profile
+    from tenfold.cost import Device, Profile
 
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 PLOTS = (".png", ".svg", ".pdf")
 
 
@@ -43,36 +44,62 @@ def profile(
     real: Annotated[
         bool, typer.Option("--real", help="run it on zeros, for networks that decide by values")
     ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="predict the latency on it: a device file, or a machine of the catalogue"
+        ),
+    ] = None,
     base: Base = None,
     debug: Debug = False,
 ) -> None:
     """Count what a network costs: parameters, multiply-adds, bytes and memory, layer by layer."""
     _check_outputs({"--html": html, "--plot": plot, "--json": json_file})
+    from tenfold.cost import read_device
+    from tenfold.files import write_json
+    from tenfold.report import profile_comparison, roofline_plot, roofs_of, times_of, view, write_profile
+
+    target = read_device(device) if device is not None else None
     names = [network] if compare is None else [network, compare]
     with starting("counting"):
-        profiles = [_counted(name, inputs or [], batch, base, real) for name in names]
-
-    from tenfold.files import write_json
-    from tenfold.report import profile_comparison, roofline_plot, view, write_profile
-
-    views = [view(counted, name) for name, counted in zip(names, profiles, strict=True)]
+        counts = [_counted(name, inputs or [], batch, base, real, target) for name in names]
+    profiles = [counted for counted, _ in counts]
+    roofs = roofs_of(target, counts[0][1]) if target is not None else None
+    times = [times_of(counted, target) if target is not None else None for counted in profiles]
+    views = [view(*figures) for figures in zip(profiles, names, times, strict=True)]
     if json_file is not None:
         figures = [{"name": name, **counted.to_json()} for name, counted in zip(names, profiles, strict=True)]
         write_json(json_file, figures[0] if compare is None else {"networks": figures})
     if html is not None:
-        write_profile(views, html, provenance=_provenance())
+        write_profile(views, html, roofs, _provenance())
     if plot is not None:
-        roofline_plot(views, plot)
+        roofline_plot(views, plot, roofs)
     # Last, so that a reader who has seen enough (| head) does not cost the files.
     print(profiles[0] if compare is None else profile_comparison(views[0], views[1]))
+    if target is not None:
+        print(_predicted(target, profiles))
 
 
-def _counted(name: str, inputs: Sequence[str], batch: int | None, base: str | None, real: bool) -> Profile:
-    from tenfold.cli.inputs import read_inputs
+def _counted(
+    name: str, inputs: Sequence[str], batch: int | None, base: str | None, real: bool, device: Device | None
+) -> tuple[Profile, str]:
+    """The count of the network named so, with its times on `device`, and the type that it computes in."""
+    from tenfold.cli.inputs import read_inputs, weights_dtype
     from tenfold.cost import profile as count
 
     model = _load(name, base, real)
-    return count(model, read_inputs(inputs, model, name, batch), real=real)
+    counted = count(model, read_inputs(inputs, model, name, batch), real=real, device=device)
+    dtype = str(weights_dtype(model)).removeprefix("torch.")
+    return counted, DTYPES.get(dtype, dtype)
+
+
+def _predicted(device: Device, profiles: Sequence[Profile]) -> str:
+    """The predicted time of each network, in a line."""
+    from tenfold.cost import predict_network
+
+    labels = ("",) if len(profiles) == 1 else ("A  ", "B  ")
+    lines = [f"  {label}{predict_network(one, device)}" for label, one in zip(labels, profiles, strict=True)]
+    return "\n".join([f"Predicted on {device.title}:", *lines])
 
 
 def _load(name: str, base: str | None, real: bool) -> nn.Module:

@@ -1,6 +1,7 @@
 """Reports and plots, drawn from plain data."""
 
 from tenfold.report.blame_map import blame_table, change_table, write_blame_map
+from tenfold.report.device_roofs import roofs_of, times_of
 from tenfold.report.frontier_report import write_report
 from tenfold.report.learning_curve import learning_curves
 from tenfold.report.picture import static_plot
@@ -32,8 +33,10 @@ __all__ = [
     "profile_comparison",
     "require_matplotlib",
     "roofline_plot",
+    "roofs_of",
     "static_plot",
     "techniques_table",
+    "times_of",
     "view",
     "write_blame_map",
     "write_profile",

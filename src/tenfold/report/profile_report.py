@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tenfold.cost.device_prediction import FUSED
 from tenfold.errors import OutputError
 from tenfold.files import write_text
 from tenfold.report import profile_words as words
@@ -16,7 +17,7 @@ from tenfold.report.layers import SIDES, drawn, grouped, matched
 from tenfold.report.page import render
 from tenfold.report.profile_view import Alike, LayerView, View, alike
 from tenfold.report.profile_words import BOUNDS, KINDS
-from tenfold.report.roofs import FUSED, Roofs
+from tenfold.report.roofs import Roofs
 from tenfold.report.totals import totals
 
 STAGE_QUANTITIES = {"ms": "Time", "macs": "MACs", "params": "Parameters"}

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenfold.cost import LayerCost, Profile
-from tenfold.report.roofs import FUSED, Times
+from tenfold.cost.device_prediction import FUSED
+from tenfold.report.roofs import Times
 
 NETWORK = "(network)"  # what runs in no layer but in the network's own forward
 STEPS = 2000  # operators on the memory timeline, at most

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tenfold.cost.roofline import COMPUTE, MEMORY, OVERHEAD
 from tenfold.report import wording
 from tenfold.report.profile_view import View
-from tenfold.report.roofs import COMPUTE, LIMIT, MEMORY, OVERHEAD, Roofs
+from tenfold.report.roofs import LIMIT, Roofs
 from tenfold.report.totals import totals
 
 BOUNDS = {bound: f"bound by {bound}" for bound in (COMPUTE, MEMORY, OVERHEAD)}

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tenfold.cost.roofline import COMPUTE, MEMORY, OVERHEAD
 from tenfold.errors import OutputError
 from tenfold.files import written
 from tenfold.report import wording
 from tenfold.report.profile_view import Alike, View, alike
-from tenfold.report.roofs import COMPUTE, MEMORY, OVERHEAD, Roofs
+from tenfold.report.roofs import Roofs
 
 BLUE, ORANGE, GREY, GREEN, INK = "#0b5cad", "#b34700", "#48525e", "#0a6b49", "#18212b"
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page

@@ -11,9 +11,6 @@ from dataclasses import dataclass
 
 from tenfold.errors import OutputError
 
-COMPUTE, MEMORY, OVERHEAD, FUSED = "compute", "memory", "overhead", "fused"
-"""What binds a layer: arithmetic, bytes, or the cost of starting it at all; or it runs within another's kernel."""
-
 PREDICTED, LIMIT = "predicted", "limit"
 """How times came about: from a calibrated device, or as the limit that the roofs of one set."""
 
@@ -68,7 +65,7 @@ class Roofs:
 class Times:
     """The milliseconds of one forward pass and of each layer, in the order of the profile's layers.
 
-    `bounds` has what binds each layer (a `FUSED` one has no time of its own), `low` and `high` the 90% interval of
+    `bounds` has what binds each layer ("fused" is one that runs within another's kernel and has no time of its own), `low` and `high` the 90% interval of
     `total`, which may hold more than the layers: what a call costs however small the network.
     """
 
