@@ -103,8 +103,9 @@ def _frame(axes: Any, points: Sequence[Alike], roofs: Roofs | None) -> None:
         top = max(top, *(rate for rate in roofs.peaks.values() if rate < 20 * roofs.peak))
     axes.set(xscale="log", yscale="log", xlim=(left / 1.6, right * 1.6), ylim=(bottom / 2.2, top * 2.2))
     axes.set_xlabel("arithmetic intensity, FLOP per byte", fontsize=9)
-    rate = f"rate on {_plain(roofs.device)}, FLOP/s" if roofs else ""
-    axes.set_ylabel(rate or "work of a layer, FLOP", fontsize=9)
+    axes.set_ylabel("rate, FLOP/s" if roofs else "work of a layer, FLOP", fontsize=9)
+    if roofs:
+        axes.set_title(_plain(roofs.device), loc="left", fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=GREY, which="both")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter(lambda value, _: wording.prefixed(value))
@@ -131,7 +132,13 @@ def _draw_roofs(axes: Any, roofs: Roofs, taken: list[Box]) -> None:
         share = 0.55 if main else (_width(text) / 2 + 12) / length
         at = 10 ** (math.log10(start) + share * math.log10(end / start))
         angle = math.degrees(math.atan2(high[1] - low[1], high[0] - low[0]))
-        offset = (-4 * math.sin(math.radians(angle)), 4 * math.cos(math.radians(angle)))
+        along, across = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        offset = (-4 * across, 4 * along)
+        x, y = _place(axes, (at, at * rate))
+        for step in range(9):  # the room that the slanting name takes
+            far = (step / 8 - 0.5) * _width(text)
+            middle = (x + far * along - 7 * across, y + far * across + 7 * along)
+            taken.append((middle[0] - 4, middle[1] - 4, middle[0] + 4, middle[1] + 4))
         axes.annotate(
             text, (at, at * rate), xytext=offset, textcoords="offset points", rotation=angle, rotation_mode="anchor",
             ha="center", bbox=BEHIND, **_text(main),
@@ -145,7 +152,7 @@ def _draw_roofs(axes: Any, roofs: Roofs, taken: list[Box]) -> None:
         main = rate == roofs.peak
         x, y = _place(axes, (right, rate))
         # Of peaks that lie together one has a line: the one that holds before the highest.
-        if rate > top or any(abs(y - other) < 12 for other in drawn):
+        if rate > top or rate / roofs.bandwidth >= right or any(abs(y - other) < 12 for other in drawn):
             continue
         drawn.append(y)
         axes.plot([rate / roofs.bandwidth, right], [rate, rate], **_line(main))

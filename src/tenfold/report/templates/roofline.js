@@ -49,15 +49,23 @@
       const text = `${name} ${prefixed(rate, "B/s")}`;
       const half = (3.3 * text.length + 10) * Math.cos(slope) / px.width * (x[1] - x[0]);
       const middle = Math.min(end - half, Math.max(start + half, main ? start + 0.55 * (end - start) : start + half));
-      if (end - start > 1.6 * half)
-        label(text, middle, middle + log(rate), (-slope * 180) / Math.PI, "center", main, [-9 * Math.sin(slope), 9 * Math.cos(slope)]);
+      if (end - start <= 1.6 * half) continue;
+      const left = ((middle - x[0]) / (x[1] - x[0])) * px.width;
+      const top = (1 - (middle + log(rate) - y[0]) / (y[1] - y[0])) * px.height;
+      for (let step = -4; step <= 4; step += 1) {
+        // The room that the slanting name takes.
+        const far = (step / 8) * 6.4 * text.length;
+        const [a, b] = [left + far * Math.cos(slope) - 9 * Math.sin(slope), top - far * Math.sin(slope) - 9 * Math.cos(slope)];
+        taken.push({ x: a - 6, y: b - 6, w: 12, h: 12 });
+      }
+      label(text, middle, middle + log(rate), (-slope * 180) / Math.PI, "center", main, [-9 * Math.sin(slope), 9 * Math.cos(slope)]);
     }
     // Peaks that lie together have one line, the one that holds before the highest; its name stands at the right
     // end, above the line or below, wherever it hides nothing.
     const drawn = [];
     for (const { name, rate, main } of roofs.peaks) {
       const at = px.height * (1 - (log(rate) - y[0]) / (y[1] - y[0]));
-      if (at < 0 || drawn.some((other) => Math.abs(other - at) < 16)) continue;
+      if (at < 0 || log(rate / roofs.bandwidth) >= x[1] || drawn.some((other) => Math.abs(other - at) < 16)) continue;
       drawn.push(at);
       line(log(rate / roofs.bandwidth), x[1], { at: () => rate, is: main });
       const text = `${name} ${prefixed(rate, "FLOP/s")}`;
