@@ -12,7 +12,7 @@ from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.memory import own_peak_rss, peak_rss
 from tenfold.cost.predict import LatencyModel, Prediction
 from tenfold.cost.provenance import environment
-from tenfold.cost.record import LayerCost, OperatorCost, OperatorTotal, Profile
+from tenfold.cost.record import LayerCost, LiveTensor, OperatorCost, OperatorTotal, Profile
 from tenfold.cost.roofline import Machine, MemoryLevel, attainable, ridge
 from tenfold.cost.size import predicted_size
 from tenfold.cost.statistics import (
@@ -25,7 +25,6 @@ from tenfold.cost.statistics import (
     wilson_interval,
 )
 from tenfold.cost.timing import Timing, measure, ratio
-from tenfold.cost.typed import read_inputs
 
 __all__ = [
     "Device",
@@ -34,6 +33,7 @@ __all__ = [
     "Interval",
     "LatencyModel",
     "LayerCost",
+    "LiveTensor",
     "Machine",
     "MemoryLevel",
     "NetworkPrediction",
@@ -69,7 +69,6 @@ __all__ = [
     "predicted_size",
     "profile",
     "ratio",
-    "read_inputs",
     "read_device",
     "register",
     "ridge",
