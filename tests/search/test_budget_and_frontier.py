@@ -109,6 +109,10 @@ def test_a_candidate_that_buys_nothing_is_labelled_and_never_chosen():
     mark([base, useless, useful], Budget())
     assert useless.note == "neither smaller nor faster than a baseline"
     assert useful.note is None
+    base.validation_drop = 0.5  # a broken baseline makes nothing needless
+    mark([base, useless, useful], Budget())
+    assert useless.note is None
+    base.validation_drop = 0.001
     useful.latency_ms, useless.latency_ms = 5.0, 1.0  # now nothing new is better than the baseline
     mark([base, useless, useful], Budget())
     assert choose([base, useless, useful], Budget(), "latency").id == "onnx-int8-static"

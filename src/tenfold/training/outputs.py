@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,25 +39,26 @@ class TeacherOutputs:
     ) -> None:
         self.device = device_of(teacher)
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.examples = len(split)
+        self.key = fingerprint(teacher, split)
+        self._path = None if folder is None else Path(folder) / f"teacher-{self.key[:16]}.safetensors"
+        stored = self._read()
+        if precision is None and stored is not None:
+            precision = (
+                stored.precision
+            )  # timing might choose another today, whose answers would not go with these
         if precision is None:
             inputs, _ = split.select(range(min(64, len(split))))
             precision = fastest_precision(self.teacher, inputs, train=False)
         self.precision = precision
         self.teacher = precision.model(self.teacher)
-        self.examples = len(split)
-        self.key = fingerprint(teacher, split)
         self.asked = 0  # examples that the teacher really ran on
         self._known = torch.zeros(len(View), self.examples, dtype=torch.bool)
         self._kept: Tensor | None = None  # (views, examples, …)
         self._keep = True
         self._saved = 0
-        called = (
-            str(precision).replace(", ", "-").replace(" ", "-")
-        )  # its answers are not those of another arithmetic
-        self._path = (
-            None if folder is None else Path(folder) / f"teacher-{self.key[:16]}-{called}.safetensors"
-        )
-        self._read()
+        if stored is not None and stored.precision == precision:
+            self._known, self._kept, self._saved = stored.known, stored.outputs, int(stored.known.sum())
 
     def __call__(self, batch: Batch, kinds: tuple[View, ...]) -> Tensor:
         """Outputs (N, …), float32 on the CPU, for a batch whose inputs are already in the views kinds[batch.views]."""
@@ -97,7 +99,7 @@ class TeacherOutputs:
         if self._path is None or self._kept is None or known == self._saved:
             return
         with written(self._path) as temporary:
-            save_file({"outputs": self._kept, "known": self._known}, temporary, {"key": self.key})
+            save_file({"outputs": self._kept, "known": self._known}, temporary, self._metadata())
         self._saved = known
 
     def _store(self, views: Tensor, indices: Tensor, outputs: Tensor) -> None:
@@ -113,19 +115,33 @@ class TeacherOutputs:
         self._kept[views, indices] = outputs
         self._known[views, indices] = True
 
-    def _read(self) -> None:
-        """Take over a saved file; one that is damaged or of another job is ignored and later replaced."""
+    def _metadata(self) -> dict[str, str]:
+        return {"key": self.key, "precision": str(self.precision)}
+
+    def _read(self) -> _Stored | None:
+        """A saved file; one that is damaged or of another job is ignored and later replaced."""
         if self._path is None or not self._path.exists():
-            return
+            return None
         try:
             with safe_open(self._path, "pt") as file:
                 known, outputs = file.get_tensor("known"), file.get_tensor("outputs")
-                key = (file.metadata() or {}).get("key")
-        except (SafetensorError, OSError):
-            return
-        fits = known.shape == self._known.shape and outputs.shape[:2] == known.shape
-        if key == self.key and fits and known.dtype == torch.bool and outputs.dtype == torch.float32:
-            self._known, self._kept, self._saved = known, outputs, int(known.sum())
+                metadata = file.metadata() or {}
+            precision = Precision.named(metadata.get("precision", ""))
+        except (SafetensorError, OSError, ValueError):
+            return None
+        fits = known.shape == (len(View), self.examples) and outputs.shape[:2] == known.shape
+        if metadata.get("key") != self.key or not fits:
+            return None
+        if known.dtype != torch.bool or outputs.dtype != torch.float32:
+            return None
+        return _Stored(known, outputs, precision)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    known: Tensor
+    outputs: Tensor
+    precision: Precision
 
 
 def fingerprint(model: nn.Module, split: Split) -> str:
