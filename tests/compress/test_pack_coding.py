@@ -9,17 +9,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tenfold.compress.pack.coder import Decoder, Encoder
-from tenfold.compress.pack.contexts import LIMIT, Tables, decode_matrix, encode_matrix
-from tenfold.compress.pack.planes import PlaneTables, decode_numbers, encode_numbers
+from tenfold.compress.pack.contexts import LIMIT, TILE, Tables, decode_matrix, encode_matrix
+from tenfold.compress.pack.planes import (
+    PlaneTables,
+    decode_indices,
+    decode_numbers,
+    encode_indices,
+    encode_numbers,
+)
 from tenfold.compress.pack.tensors import entropy
 from tenfold.compress.pack.uniform import rounded
 
 pytest.importorskip("constriction")
 
 
-def coded(*matrices: NDArray[np.int32]) -> tuple[bytes, float]:
+def coded(*matrices: NDArray[np.int32], tables: Tables | None = None) -> tuple[bytes, float]:
     """The code of matrices under one set of tables, checked to come back, and the model's own bits."""
-    encoder, tables = Encoder(), Tables()
+    encoder, tables = Encoder(), tables or Tables()
     claims = [(int(m.min()), int(m.max()), float(max(np.abs(m).mean(), 1e-3))) for m in matrices]
     for matrix, claim in zip(matrices, claims, strict=True):
         encode_matrix(encoder, tables, matrix, *claim)
@@ -43,12 +49,28 @@ def test_any_matrix_comes_back(rows: int, width: int, spread: float, seed: int) 
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.5, 8.0, 40.0])
-def test_the_size_is_the_models_own_cross_entropy(spread: float) -> None:
+def test_the_size_is_the_models_own_cross_entropy_and_learning_costs_no_more_than_it_must(
+    spread: float,
+) -> None:
+    """A code that learns its table pays for it: about ½ log2 n bits for each free share (Rissanen, 1984).
+
+    In a context that saw n integers of K different values, that is (K − 1) · ½ log2 n above their own entropy. Before
+    anything is learnt, a first tile is coded under the two-sided geometric beginning, which costs a Gaussian source
+    ½ log2(4e / π²) = 0.07 bit an integer.
+    """
     rng = np.random.default_rng(0)
-    values = np.clip(np.rint(spread * rng.standard_normal((400, 300))), -LIMIT, LIMIT).astype(np.int32)
-    code, bits = coded(values)
+    values = np.clip(np.rint(spread * rng.standard_normal((200, 300))), -LIMIT, LIMIT).astype(np.int32)
+    tables = Tables()
+    code, bits = coded(values, tables=tables)
     assert 0.9999 * bits / 8 <= len(code) <= 1.001 * bits / 8 + 8  # and at most two words of the coder's own
-    assert bits / values.size == pytest.approx(entropy(values), abs=0.03)
+    counts = [row[row > 0] for row in tables.counts if row.any()]
+    assert sum(row.sum() for row in counts) == values.size  # none was halved, so these are all
+    least = sum(float(row @ (np.log2(row.sum()) - np.log2(row))) for row in counts)
+    learning = sum((len(row) - 1) / 2 * np.log2(row.sum()) for row in counts)
+    assert least < bits < least + learning + TILE * 0.5 * np.log2(4 * np.e / np.pi**2)
+    assert least == pytest.approx(
+        entropy(values) * values.size, rel=0.005
+    )  # the source has no contexts to find
 
 
 def test_rows_and_columns_of_unequal_energy_are_told_apart() -> None:
@@ -101,6 +123,27 @@ def test_any_bytes_come_back(data: bytes, size: int, is_float: bool) -> None:
         decode_numbers(Decoder(encoder.bytes()), PlaneTables(), "any", len(data) // size, size, is_float)
         == data
     )
+
+
+@settings(max_examples=25, deadline=None)
+@given(bits=st.integers(1, 16), number=st.integers(0, 3000), seed=st.integers(0, 1000))
+def test_any_places_come_back(bits: int, number: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    indices = np.minimum(rng.geometric(0.05, number) - 1, 2**bits - 1).astype(np.uint16)
+    encoder = Encoder()
+    encode_indices(encoder, indices, bits)
+    assert np.array_equal(decode_indices(Decoder(encoder.bytes()), number, bits), indices)
+
+
+@pytest.mark.parametrize("bits", [3, 5, 8, 12])
+def test_places_that_come_unequally_often_take_their_entropy(bits: int) -> None:
+    steps = np.clip(np.random.default_rng(6).standard_normal(100_000) / 8 + 0.5, 0, 0.9999) * 2**bits
+    indices = steps.astype(np.uint16)
+    encoder = Encoder()
+    encode_indices(encoder, indices, bits)
+    learning = (len(np.unique(indices)) - 1) / 2 * np.log2(len(indices))  # as above
+    least = entropy(indices) * len(indices)
+    assert least < 8 * len(encoder.bytes()) < 1.001 * least + learning + 64
 
 
 def test_noise_costs_hardly_more_than_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -14,12 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantize_networks import Residual, images, seeded, task_of
+from safetensors.torch import load_file
 from torch import nn
 
 from tenfold.cli import main
 from tenfold.compress import Recipe, Run, apply_recipe, load, pack, save, unpack
 from tenfold.compress.pack.container import DIGEST, HEAD
 from tenfold.compress.quantize import Nearest, PerChannel, PerGroup, Quantize, QuantizeWeights
+from tenfold.compress.registry import technique_class
+from tenfold.compress.saved import save_tensors
+from tenfold.compress.structure import read_structure
 from tenfold.compress.technique import Technique
 from tenfold.errors import OutputError, PackError, RecipeError
 
@@ -96,6 +101,57 @@ def test_floats_that_were_narrower_once_pay_for_no_more(tmp_path: Path) -> None:
         folder = save(tmp_path / str(dtype), layer, [], inputs=torch.zeros(1, 200))
         sizes.append(pack(folder, tmp_path / "x.pack").file_bytes)
     assert sizes[1] < 1.01 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    "names", [("sparsify",), ("share",), ("sparsify", "share"), ("sparsify", "quantize")], ids="-".join
+)
+def test_a_network_stored_in_coded_form_unpacks_to_the_same_file(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "a", *(technique_class(name)() for name in names))
+    assert read_structure(folder / "structure.json").coded
+    report = pack(folder, tmp_path / "a.pack")
+    unpack(tmp_path / "a.pack", tmp_path / "b")
+    for name in ("weights.safetensors", "structure.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    made, again = (load(where, base=wide) for where in (folder, tmp_path / "b"))
+    with torch.no_grad():
+        assert torch.equal(made(images()), again(images()))
+    assert report.file_bytes < 0.95 * report.saved_bytes
+    numbers = sum(tensor.numel() for tensor in made.state_dict().values())
+    coded = len(read_structure(folder / "structure.json").coded)
+    assert 4 * numbers <= report.float_bytes <= 4 * (numbers + 7 * coded)
+
+
+def test_shared_weights_of_unequal_number_take_their_entropy(tmp_path: Path) -> None:
+    layer = nn.Linear(300, 400, bias=False)
+    places = torch.randn(400, 300, generator=torch.Generator().manual_seed(0)).mul(3).round().clamp(-15, 16)
+    layer.weight.data = torch.randn(32, generator=torch.Generator().manual_seed(1))[places.long() + 15]
+    folder = save(tmp_path / "a", layer, [], inputs=torch.zeros(1, 300))
+    report = pack(folder, tmp_path / "a.pack")
+    counts = torch.unique(places, return_counts=True)[1].double()
+    assert report.weights == layer.weight.numel()
+    entropy = float(counts @ (counts.sum() / counts).log2() / counts.sum())
+    table = load_file(folder / "weights.safetensors")["weight::table"]
+    learning = len(table) / 2 * math.log2(120_000)  # a code that learns K shares pays ½ log2 n bits for each
+    assert entropy < report.achieved < entropy + (8 * table.nbytes + learning) / 120_000
+    exact = pack(folder, tmp_path / "a.pack", step=0.5)
+    assert exact == report  # weights in coded form are not rounded any more
+
+
+def test_bits_that_no_place_needs_come_back_too(tmp_path: Path) -> None:
+    layer = nn.Linear(43, 101, bias=False)
+    layer.weight.data = torch.arange(101 * 43).reshape(101, 43) % 8 * 1.0
+    folder = save(tmp_path / "a", layer, [], inputs=torch.zeros(1, 43))
+    structure = read_structure(folder / "structure.json")
+    tensors = load_file(folder / "weights.safetensors")
+    assert structure.coded["weight"] == {"form": "table", "bits": 3}
+    tensors["weight::codes"][-1] |= 0b1000_0000  # 4343 codes of 3 bits leave 3 bits of the last byte
+    folder = save_tensors(tmp_path / "odd", tensors, structure)
+    pack(folder, tmp_path / "a.pack")
+    unpack(tmp_path / "a.pack", tmp_path / "b")
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
 
 
 def test_a_grid_step_rounds_weights_and_keeps_the_rest(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Entry:
     """One tensor: its name, type and shape, the bytes of its code, and how that is to be read.
 
     `form` is "numbers" (kept to the last bit), "codes" (packed codes of `bits` bits, a matrix of `rows`), "integers"
-    (int8) or "uniform" (floats on a uniform grid). `low`, `high`, `mean` belong to the model of integers, `step` and
+    (int8), "indices" (places of `bits` bits in a table of values) or "uniform" (floats on a uniform grid). `low`, `high`, `mean` belong to the model of integers, `step` and
     `shifts` to the grid. `crc` is the CRC-32 of the tensor's bytes.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from tenfold.compress.pack.container import Header, read_container, write_contai
 from tenfold.compress.pack.tensors import (
     Coded,
     Learnt,
+    code_indices,
     code_integers,
     code_numbers,
     code_packed,
@@ -29,6 +30,7 @@ from tenfold.files import written
 from tenfold.naming import described
 
 Progress = Callable[[float, str], None]
+MATRICES = ("codes", "integers", "uniform")  # forms of weights that are integers
 SMALL = 256  # a tensor of fewer numbers is never rounded
 
 
@@ -78,21 +80,25 @@ def pack(
     """Write the saved network in `folder` as one packed file; the folder stays as it is.
 
     Without `step` the file holds exactly the weights of the folder: packed codes and int8 weights under a model
-    that learns from their neighbours, all else by bytes. With `step` each float weight of two dimensions or more is
-    rounded to a grid of step · (its standard deviation), each rounding weighed against its bits; what is unpacked
-    then equals the rounded network. Raises `RecipeError` for a folder that is no saved network, `PackError`.
+    that learns from their neighbours, places in tables of shared values under one of their own, all else by bytes.
+    With `step` each float weight of two dimensions or more is rounded to a grid of step · (its standard deviation),
+    each rounding weighed against its bits; what is unpacked then equals the rounded network. Weights that the folder
+    holds in coded form (`compress.coded`: sparse or shared) stay as they are. Raises `RecipeError` for a folder that is no saved network, `PackError`.
     """
     folder, file = Path(folder), Path(file)
     if step is not None and not 1e-3 <= step <= 10:
         raise PackError(f"step must be between 0.001 and 10 standard deviations, not {step}")
     structure = read_structure(folder / STRUCTURE)
     tensors = _read(folder / WEIGHTS)
-    matrices = packed_matrices(structure, tensors)
+    matrices, parts = packed_matrices(structure, tensors), stored_parts(structure, tensors)
     learnt, coded, at = Learnt(), [], 0
     total = sum(tensor.nbytes for tensor in tensors.values())
     for name, tensor in tensors.items():
         progress(at / max(total, 1), name)
-        coded.append(_coded(name, tensor, matrices.get(name), step, learnt))
+        if name in parts:
+            coded.append(_coded_part(name, tensor, parts[name], learnt))
+        else:
+            coded.append(_coded(name, tensor, matrices.get(name), step, learnt))
         at += tensor.nbytes
     header = Header(structure.to_json(), tuple(each.entry for each in coded))
     with written(file) as temporary, open(temporary, "wb") as stream:
@@ -150,6 +156,44 @@ def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[st
     return found
 
 
+@dataclass(frozen=True)
+class Part:
+    """A tensor that holds a part of another one's coded form: the bits of its places in a table, if it holds those,
+    and the numbers of the other that it is counted as, so that all parts together are counted as many as there are.
+
+    The last byte of places or of a bitmap may have room for up to 7 more, which are counted too: no file tells."""
+
+    bits: int | None
+    weights: int
+
+
+def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, Part]:
+    """The parts of all tensors that are stored in coded form."""
+    found: dict[str, Part] = {}
+    for name, form in structure.coded.items():
+        held = {part: tensors.get(f"{name}::{part}") for part in ("bitmap", "values", "table", "codes")}
+        bits = max(form["bits"], 1)
+        for part, tensor in held.items():
+            if tensor is None:
+                continue
+            weights = 0
+            if part == "bitmap":
+                weights = 8 * tensor.numel()
+            elif part == "codes" and form["form"] == "table" and held["table"] is not None:
+                weights = 8 * tensor.numel() // bits * held["table"].shape[-1]
+            places = part == "codes" and tensor.dtype == torch.uint8 and tensor.dim() == 1
+            found[f"{name}::{part}"] = Part(bits if places else None, weights)
+    return found
+
+
+def _coded_part(name: str, tensor: Tensor, part: Part, learnt: Learnt) -> Coded:
+    if part.bits is None:
+        made = code_numbers(name, tensor, learnt)
+    else:
+        made = code_indices(name, tensor, part.bits, learnt)
+    return replace(made, weights=part.weights)
+
+
 def _coded(
     name: str, tensor: Tensor, matrix: tuple[int, int, int] | None, step: float | None, learnt: Learnt
 ) -> Coded:
@@ -166,7 +210,7 @@ def _coded(
 
 
 def _report(coded: list[Coded], header: int, size: int, saved: int) -> PackReport:
-    matrices = [each for each in coded if each.entry.form != "numbers"] or coded
+    matrices = [each for each in coded if each.entry.form in MATRICES] or coded
     weights = max(sum(each.weights for each in matrices), 1)
     rest = sum(len(each.code) for each in coded) - sum(len(each.code) for each in matrices)
     floats = 4 * sum(each.weights for each in coded)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tenfold.compress.coded import MOST_BITS, pack_bits, unpack_bits
 from tenfold.compress.pack.coder import Decoder, Encoder
 from tenfold.compress.pack.container import SIZES, Entry
 from tenfold.compress.pack.contexts import LIMIT, Tables, decode_matrix, encode_matrix
-from tenfold.compress.pack.planes import PlaneTables, decode_numbers, encode_numbers
+from tenfold.compress.pack.planes import (
+    PlaneTables,
+    decode_indices,
+    decode_numbers,
+    encode_indices,
+    encode_numbers,
+)
 from tenfold.compress.pack.uniform import Uniform, rounded
 from tenfold.compress.quantize import pack_codes, packed_bytes, unpack_codes
 from tenfold.errors import PackError
@@ -32,7 +40,7 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Coded:
-    """A tensor's entry and code, with what the report needs: the integers' count, order-0 and model bits."""
+    """A tensor's entry and code, with what the report needs: how many weights it is, its order-0 and model bits."""
 
     entry: Entry
     code: bytes
@@ -70,6 +78,20 @@ def code_integers(name: str, tensor: Tensor, learnt: Learnt) -> Coded:
     return _code_matrix(entry, values, learnt)
 
 
+def code_indices(name: str, tensor: Tensor, bits: int, learnt: Learnt) -> Coded:
+    """Places of `bits` bits in a table of shared values, packed as `compress.coded` packs them."""
+    number = 8 * tensor.numel() // bits  # as many as there is room for: the last byte may hold some too many
+    indices = unpack_bits(tensor.numpy()[: (number * bits + 7) // 8], bits, number).astype(np.uint16)
+    if not np.array_equal(pack_bits(indices, bits), tensor.numpy()):
+        return code_numbers(name, tensor, learnt)  # bits that no place has, and that must come back too
+    encoder = Encoder()
+    encode_indices(encoder, indices, bits)
+    code = encoder.bytes()
+    crc = zlib.crc32(bytes_of(tensor))
+    entry = Entry(name, "uint8", tuple(tensor.shape), "indices", len(code), crc, bits=bits)
+    return Coded(entry, code, number, entropy(indices) * number, encoder.bits)
+
+
 def code_uniform(name: str, tensor: Tensor, step: float, learnt: Learnt) -> tuple[Coded, Tensor]:
     """A float weight rounded to a grid of this step; also what it has become."""
     values, grid = rounded(tensor.double().numpy().reshape(tensor.shape[0], -1), step, LIMIT)
@@ -91,6 +113,8 @@ def decoded(entry: Entry, code: bytes, learnt: Learnt) -> Tensor:
         tensor = _tensor(data, entry)
     elif entry.form == "codes":
         tensor = _packed(entry, decoder, learnt)
+    elif entry.form == "indices":
+        tensor = _indices(entry, decoder)
     elif entry.form == "integers" and entry.dtype == "int8":
         tensor = torch.from_numpy(_matrix(entry, entry.count, decoder, learnt).astype(np.int8)).reshape(
             entry.shape
@@ -113,7 +137,7 @@ def bytes_of(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def entropy(values: NDArray[np.int32]) -> float:
+def entropy(values: NDArray[np.integer[Any]]) -> float:
     """H₀ in bits a value: of the values' own histogram, whatever their order."""
     if not values.size:
         return 0.0
@@ -151,6 +175,14 @@ def _packed(entry: Entry, decoder: Decoder, learnt: Learnt) -> Tensor:
         )
     values = _matrix(entry, width * entry.rows, decoder, learnt) + 2 ** (entry.bits - 1)
     return pack_codes(torch.from_numpy(values), entry.bits)
+
+
+def _indices(entry: Entry, decoder: Decoder) -> Tensor:
+    if not 1 <= entry.bits <= MOST_BITS or entry.dtype != "uint8" or len(entry.shape) != 1:
+        raise PackError(f"{entry.name!r:.60}: places in a table need 1 to {MOST_BITS} bits and bytes")
+    return torch.from_numpy(
+        pack_bits(decode_indices(decoder, 8 * entry.count // entry.bits, entry.bits), entry.bits)
+    )
 
 
 def _tensor(data: bytes, entry: Entry) -> Tensor:

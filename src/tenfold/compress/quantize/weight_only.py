@@ -86,7 +86,6 @@ class QuantizeWeights:
             names = {layer.node: name for name, layer in layers.items()}
             means = {names[node]: mean for node, mean in output_means(module, by_node, examples).items()}
             _require_finite(means)
-        bits = dict.fromkeys(layers, self.bits)
         weights = {
             name: attribute(module, str(layer.weight.target)).detach() for name, layer in layers.items()
         }
@@ -203,12 +202,14 @@ def _read(resolved: Json) -> tuple[dict[str, int], bool]:
     add_bias = resolved.get("bias_correction")
     if not isinstance(layers, dict) or not isinstance(add_bias, bool):
         raise RecipeError("quantize-weights: resolved must have layers (a mapping) and bias_correction")
-    bits = {name: layer.get("bits") if isinstance(layer, dict) else None for name, layer in layers.items()}
-    for name, number in bits.items():
+    bits: dict[str, int] = {}
+    for name, layer in layers.items():
+        number = layer.get("bits") if isinstance(layer, dict) else None
         if type(number) is not int or number not in BITS:
             raise RecipeError(
                 f"quantize-weights: {name} must have {BITS[0]} to {BITS[-1]} bits, not {number!r:.40}"
             )
+        bits[name] = number
     return bits, add_bias
 
 
