@@ -38,6 +38,10 @@ class VerificationError(TenfoldError):
     """The exported network does not answer as the PyTorch network does."""
 
 
+class DeviceError(TenfoldError):
+    """A device is unknown, its file cannot be read, or it lacks what is asked of it."""
+
+
 class OutputError(TenfoldError):
     """The output folder cannot be used or written."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from tenfold.cli.calibration import bench, calibrate
 from tenfold.cli.compression import blame, techniques
 from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
@@ -24,7 +25,7 @@ from tenfold.cli.training import train
 from tenfold.errors import TenfoldError, TenfoldWarning
 
 COMMANDS = (
-    shrink, apply, train, profile, export, pack, unpack, models, techniques, blame,
+    shrink, apply, train, profile, calibrate, bench, export, pack, unpack, models, techniques, blame,
 )  # fmt: skip
 
 app = typer.Typer(

@@ -18,6 +18,7 @@ def models(
     """List the networks by name with their published figures; with NAME, what is known of one."""
     from rich.table import Table
 
+    from tenfold.cost.table import quantity
     from tenfold.models import describe, names, options, zoo_names
 
     if name is not None:
@@ -35,13 +36,13 @@ def models(
             out.print(f"{title:<14} {text}", soft_wrap=True, markup=False, highlight=False)
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("network", "parameters", "multiply-adds", "top-1 %", "side", "paper"):
+    for column in ("network", "params", "MACs", "top-1 %", "side", "paper"):
         table.add_column(column, justify="left" if column in ("network", "paper") else "right", no_wrap=True)
     for known in map(describe, names()):
         table.add_row(
             known.name,
-            f"{known.params:,}",
-            f"{known.macs:,}",
+            quantity(known.params),
+            quantity(known.macs),
             "–" if known.top1 is None else f"{known.top1:.1f}",
             str(known.resolution),
             ", ".join(known.paper.split(", ")[:2]),  # authors and year

@@ -1,15 +1,19 @@
 """What a network costs: counts, memory, devices, prediction, and measurement of any callable."""
 
 from tenfold.cost.arithmetic import register
+from tenfold.cost.calibrating import calibrate
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
+from tenfold.cost.catalogue import catalogue_device, catalogue_machine, catalogue_names, read_device
 from tenfold.cost.count import profile
 from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
+from tenfold.cost.device_prediction import NetworkPrediction, annotate, predict_network, roofline_ms
 from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.memory import own_peak_rss, peak_rss
 from tenfold.cost.predict import LatencyModel, Prediction
 from tenfold.cost.provenance import environment
 from tenfold.cost.record import LayerCost, OperatorCost, OperatorTotal, Profile
+from tenfold.cost.roofline import Machine, MemoryLevel, attainable, ridge
 from tenfold.cost.size import predicted_size
 from tenfold.cost.statistics import (
     Interval,
@@ -30,16 +34,25 @@ __all__ = [
     "Interval",
     "LatencyModel",
     "LayerCost",
+    "Machine",
+    "MemoryLevel",
+    "NetworkPrediction",
     "OperatorCost",
     "OperatorTotal",
     "Prediction",
     "Profile",
     "Timing",
+    "annotate",
     "as_args",
+    "attainable",
     "batch_size",
     "bootstrap_mean",
     "bootstrap_median",
+    "calibrate",
     "call",
+    "catalogue_device",
+    "catalogue_machine",
+    "catalogue_names",
     "cpu_features",
     "environment",
     "fused",
@@ -51,11 +64,15 @@ __all__ = [
     "paired_bootstrap",
     "paired_difference_interval",
     "peak_rss",
+    "predict_network",
     "predicted_size",
     "profile",
     "ratio",
     "read_inputs",
+    "read_device",
     "register",
+    "ridge",
+    "roofline_ms",
     "spearman",
     "vector_lanes",
     "wilson_interval",

@@ -21,6 +21,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tenfold.cost.counter import Counter, tensors_in
+from tenfold.cost.device import Device
+from tenfold.cost.device_prediction import annotate
 from tenfold.cost.experts import active_params
 from tenfold.cost.failures import explained
 from tenfold.cost.fakes import Fakes, Reals, Standins
@@ -34,12 +36,13 @@ from tenfold.errors import NetworkError
 UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 
 
-def profile(model: nn.Module, inputs: Any, *, real: bool = False) -> Profile:
+def profile(model: nn.Module, inputs: Any, *, device: Device | None = None, real: bool = False) -> Profile:
     """Count what one forward pass of `model` on `inputs` costs, in eval mode, without changing it.
 
     `inputs` is a tensor, a tuple or list of positional arguments or a dict of keyword arguments, of any structure;
-    only shapes and types matter, so tensors and networks on the meta device will do. Raises `NetworkError` if the
-    forward pass fails, naming the layer.
+    only shapes and types matter, so tensors and networks on the meta device will do. With a `device` whose machine
+    is known, every layer gets its predicted milliseconds and what binds it. Raises `NetworkError` if the forward
+    pass fails, naming the layer.
 
     With `real=True` the forward pass runs once on the tensors themselves: for networks whose control flow depends
     on values. So does a network that keeps quantised weights packed, whose operators run in no other way.
@@ -60,12 +63,12 @@ def profile(model: nn.Module, inputs: Any, *, real: bool = False) -> Profile:
             )
     packed = [module for module in model.modules() if packed_of(module)]
     real = real or bool(packed)
-    device = _device([*weights.values(), *tree_leaves((args, kwargs))])
-    standins: Standins = Reals() if real else Fakes(device)
+    place = _device([*weights.values(), *tree_leaves((args, kwargs))])
+    standins: Standins = Reals() if real else Fakes(place)
     modules = ModuleStack(model)
     counter = Counter(standins, modules)
     try:
-        with unchanged(model), _settings(device), torch.no_grad(), standins.mode:
+        with unchanged(model), _settings(place), torch.no_grad(), standins.mode:
             replaced = {name: counter.add_weight(tensor, name) for name, tensor in weights.items()}
             for module in packed:
                 counter.add_packed(module)
@@ -77,7 +80,8 @@ def profile(model: nn.Module, inputs: Any, *, real: bool = False) -> Profile:
                 results = counter.liveness.numbers(tensors_in(functional_call(model, replaced, args, kwargs)))
     except Exception as error:
         raise explained(error, modules, counter, real=real) from error
-    return _summary(model, weights, (args, kwargs), counter, results)
+    counted = _summary(model, weights, (args, kwargs), counter, results)
+    return counted if device is None else annotate(counted, device)
 
 
 def _device(leaves: Iterable[Any]) -> torch.device:

@@ -190,6 +190,7 @@ class Counter(TorchDispatchMode):
                 reads=tuple(sorted({self._makers[key] for key in input_keys if key in self._makers})),
                 live_bytes=self.liveness.current,
                 masked_macs=masked,
+                input_shapes=tuple(tuple(tensor.shape) for tensor in inputs),
             )
         )
         self.storages_used.append((self.liveness.numbers(inputs), self.liveness.numbers(written)))

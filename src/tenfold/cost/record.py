@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenfold.cost.table import profile_table
+
+if TYPE_CHECKING:
+    from tenfold.cost.predict import Prediction
 
 DENSE = "dense"  # a convolution (grouped ones too) or a matrix product
 DEPTHWISE = "depthwise"  # a convolution with one input channel for each group
@@ -35,6 +38,7 @@ class OperatorCost:
     reads: tuple[int, ...] = ()  # which earlier operators made its inputs; -1 is an input of the network
     live_bytes: int = 0  # activations alive once its output exists
     masked_macs: int = 0  # of `macs`, those spent on scores that the operator's own causal mask hides
+    input_shapes: tuple[tuple[int, ...], ...] = ()  # of its tensors, in the order of its arguments
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class LayerCost:
     calls: int = 1
     masked_macs: int = 0
     live_bytes: int = 0  # activations alive while it runs, at most
-    predicted_ms: float | None = None
-    bound: str | None = None
+    predicted_ms: float | None = None  # of all calls, where a device was given
+    bound: str | None = None  # "compute", "memory", "overhead", or "fused" into another layer's kernel
 
     @property
     def flops(self) -> int:
@@ -147,6 +151,12 @@ class Profile:
     unknown: tuple[str, ...] = ()
     active_params: int = 0
     fused_peak_activation_bytes: int = 0
+    prediction: Prediction | None = None  # of one call, where a device was given
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """The predicted milliseconds of one call, where a device was given."""
+        return self.prediction.ms if self.prediction is not None else None
 
     @property
     def flops(self) -> int:
@@ -220,6 +230,7 @@ class Profile:
             "intensity": self.intensity,
             "unknown": list(self.unknown),
             "by_operator": [total.to_json() for total in self.by_operator],
+            "prediction": self.prediction.to_json() if self.prediction is not None else None,
             "layers": [layer.to_json() for layer in self.layers],
         }
 

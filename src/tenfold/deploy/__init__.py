@@ -1,6 +1,7 @@
 """Runtimes: export, verify and run, one thin file a target."""
 
 from tenfold.deploy.artifact import Artifact, Precision, Runner, deploy_eager, deploy_onnx, precision_of
+from tenfold.deploy.calibration import calibrate
 from tenfold.deploy.memory import peak_memory
 from tenfold.deploy.onnx_export import export_onnx
 from tenfold.deploy.runners import EagerRunner, OnnxRunner
@@ -13,6 +14,7 @@ __all__ = [
     "Precision",
     "Runner",
     "Verification",
+    "calibrate",
     "deploy_eager",
     "deploy_onnx",
     "export_onnx",

@@ -14,7 +14,6 @@ from rich.text import Text
 from tenfold.report import wording
 
 ABSENT = "–"
-NO_RESULT = "no result yet"
 COLUMNS = ("technique", "\nfile", "\nstored", "\nfaster (95%)", "points lost\n(95%)", "baseline\nloses")
 
 
@@ -24,9 +23,12 @@ def techniques_table(entries: Sequence[dict[str, Any]], recipes: Sequence[tuple[
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "technique" else "right")
     measured: dict[str, None] = {}
+    without: list[str] = []
     for entry in entries:
-        without = "" if entry["results"] else f": {NO_RESULT}"
-        table.add_row(Text.assemble((entry["technique"], "bold"), without))
+        if not entry["results"]:
+            without.append(entry["technique"])
+            continue
+        table.add_row(Text(entry["technique"], style="bold"))
         for row in entry["results"]:
             measured[f"{row['network']} on {row['data']}, {row['runtime']}, {row['date']}"] = None
             table.add_row(*_cells(row))
@@ -35,7 +37,9 @@ def techniques_table(entries: Sequence[dict[str, Any]], recipes: Sequence[tuple[
         "structure) against the saved original; faster: 1.00 is no gain. Baseline: the trivial way to the same size.",
         *(f"Measured: {text}." for text in measured),
     ]
-    parts: list[RenderableType] = [table, Text(" ".join(notes), style="dim")]
+    parts: list[RenderableType] = [table, Text(" ".join(notes), style="dim")] if table.rows else []
+    if without:
+        parts.append(Text(f"No result yet: {', '.join(without)}"))
     if recipes:
         listed = Table(title=Text("\nRecipes: tenfold apply NAME NETWORK"), title_justify="left", box=None, padding=(0, 1), show_header=False)  # fmt: skip
         for name, text in recipes:

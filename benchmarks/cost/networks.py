@@ -1,0 +1,105 @@
+"""The networks that predictions are judged on. Calibration never sees them, nor anything made like them by hand."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import nn
+
+from tenfold.errors import NetworkError
+from tenfold.models.named import named_network
+
+CPU = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnext50_32x4d",
+    "seresnet50",
+    "regnetx_004",
+    "regnety_008",
+    "densenet121",
+    "vgg11",
+    "mobilenetv2_050",
+    "mobilenetv2_100",
+    "mobilenetv2_140",
+    "mobilenetv3_small_100",
+    "mobilenetv3_large_100",
+    "mobilenetv1_100",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_lite0",
+    "mnasnet_100",
+    "fbnetc_100",
+    "ghostnet_100",
+    "mixnet_s",
+    "dla46_c",
+    "hrnet_w18_small",
+    "convnext_atto",
+    "convnext_tiny",
+    "vit_tiny_patch16_224",
+    "vit_small_patch32_224",
+    "vit_small_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mixer_s32_224",
+    "resmlp_12_224",
+    "poolformer_s12",
+    "pit_ti_224",
+    "levit_128s",
+    "mobilevit_xxs",
+    "edgenext_xx_small",
+    "efficientformer_l1",
+    "repvgg_a0",
+    "mobileone_s0",
+    "cspresnet50",
+    "visformer_tiny",
+    "tf_efficientnetv2_b0",
+    "lcnet_050",
+    "tinynet_a",
+    "semnasnet_100",
+    "spnasnet_100",
+    "rexnet_100",
+    "selecsls42",
+    "ese_vovnet19b_dw",
+    "gernet_s",
+    "xcit_nano_12_p16_224",
+    "gmlp_ti16_224",
+    "mambaout_femto",
+]
+
+GPU = [
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "seresnet50",
+    "regnety_008",
+    "densenet121",
+    "vgg11",
+    "mobilenetv2_100",
+    "mobilenetv3_large_100",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "mnasnet_100",
+    "ghostnet_100",
+    "hrnet_w18_small",
+    "convnext_tiny",
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "mixer_s32_224",
+    "resmlp_12_224",
+    "poolformer_s12",
+    "repvgg_a0",
+    "cspresnet50",
+    "visformer_tiny",
+    "gernet_s",
+]
+
+
+def network(name: str) -> nn.Module:
+    """A network of timm with random weights of seed 0, none of whose branches is multiplied by zero."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return named_network(f"timm:{name}?zero_init_last=false")
+        except NetworkError:  # most families have no such option
+            return named_network(f"timm:{name}")

@@ -1,0 +1,132 @@
+"""The commands that learn how fast this machine is, and show how well they know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tenfold.cli.options import Debug, Threads, err, out
+
+Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, or torch for eager PyTorch")]
+
+
+def calibrate(
+    runtime: Runtime = "onnxruntime",
+    threads: Threads = 1,
+    cuda: Annotated[bool, typer.Option("--cuda", help="calibrate the GPU (eager PyTorch)")] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=10, help="how long it may take")] = 60.0,
+    file: Annotated[Path | None, typer.Option("--out", help="the device file to write")] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure this machine in about a minute and store a device file that predictions can use."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tenfold.deploy import calibrate as run
+
+    device = _target(runtime, threads, cuda)
+    path = file or Path("devices", f"{device.kind}-{device.runtime}-{device.threads}.json")
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("calibrating", total=1.0)
+        found = run(
+            device,
+            seconds=seconds,
+            progress=lambda share, text: bar.update(task, completed=share, description=text),
+        )
+    found.save(path)
+    assert found.calibration is not None
+    out.print(
+        f"{found.title}\n{found.calibration.summary}\nwritten to {path}", soft_wrap=True, highlight=False
+    )
+    if found.calibration.noise.loaded:
+        err.print(
+            "tenfold: something else was using the machine; calibrate again when it is quiet for narrower intervals"
+        )
+
+
+def bench(
+    networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="timm:NAME, zoo:NAME, …")],
+    device: Annotated[str, typer.Option("--device", help="a device file of tenfold calibrate")],
+    shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
+    predict: Annotated[
+        bool, typer.Option("--predict", help="hold the predictions against the measurements")
+    ] = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="for each network, twice")] = 2.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    debug: Debug = False,
+) -> None:
+    """Time networks on this machine through the device's runtime, each twice and apart."""
+    from tenfold.search.quantities import dimensions
+
+    sizes = dimensions(shape)
+    import torch
+
+    from tenfold.compress import load_network
+    from tenfold.cost import environment, profile, read_device
+    from tenfold.cost.prediction_check import checked, row_json, summary
+    from tenfold.deploy.timing_networks import measure_twice, runner_of
+    from tenfold.errors import DeviceError
+    from tenfold.files import write_json
+
+    target = read_device(device)
+    if target.calibration is None and predict:
+        raise DeviceError(f"{device} was never calibrated; --predict needs a file of tenfold calibrate")
+    if target.kind != "cpu":
+        raise DeviceError(f"bench measures on this machine's CPU; {device} is a {target.kind} device")
+    inputs = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+    counts, runners = {}, {}
+    for network in networks:
+        err.print(f"preparing {network}", highlight=False)
+        model, _ = load_network(network, None)
+        counts[network] = profile(model, inputs)
+        runners[network] = runner_of(model, inputs, target)
+    times = measure_twice(runners, dict.fromkeys(runners, inputs), seconds)
+    figures: dict[str, Any] = {"device": target.title, "input": list(sizes), "environment": environment()}
+    if not predict:
+        for name, (first, second) in times.items():
+            out.print(f"{name:<40} {first:9.3f} ms   again {second:9.3f} ms", highlight=False)
+        figures["measured_ms"] = times
+    else:
+        checks = [checked(name, counts[name], sizes[0], times[name], target) for name in networks]
+        for check in checks:
+            inside = " " if check.held else "!"
+            out.print(
+                f"{check.network:<40} {check.truth_ms:9.3f} ms, predicted {check.predicted_ms:9.3f} "
+                f"[{check.low_ms:.3f}, {check.high_ms:.3f}] {check.error:+6.1%} {inside}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        found = summary(checks)
+        for way in ("predicted", "roofline", "macs_only"):
+            rank = found[way]["spearman"]
+            ranked = f", rank correlation {rank:.3f}" if rank is not None else ""
+            out.print(
+                f"{way.replace('_', ' '):<12} mean error {found[way]['mape']:.1%}{ranked}", highlight=False
+            )
+        out.print(
+            f"the 90% interval held {found['coverage']:.0%} (a factor {found['interval_width']:.2f} either way); "
+            f"the machine repeats itself within {found['repeat_error']:.1%}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        figures |= {"networks": [row_json(check) for check in checks], "summary": found}
+    if json_file is not None:
+        write_json(json_file, figures)
+
+
+def _target(runtime: str, threads: int, cuda: bool) -> Any:
+    from tenfold.cost import Device
+    from tenfold.cost.device import RUNTIMES
+    from tenfold.errors import DeviceError
+
+    if runtime not in RUNTIMES:
+        raise DeviceError(f"--runtime must be one of {', '.join(RUNTIMES)}, not {runtime!r}")
+    if cuda:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise DeviceError("--cuda: PyTorch sees no CUDA device on this machine")
+        return Device("cuda", "torch")
+    return Device("cpu", runtime, threads)

@@ -1,0 +1,142 @@
+"""What calibration found out about a machine, with its own error on networks that it was not fitted on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tenfold.cost.kernel_model import Fitted, Reference, parameter_names
+from tenfold.cost.statistics import spearman
+
+LOADED = 0.08  # of the reference work's time: above this spread the machine is not quiet
+COVERAGE_Z = 1.6448536  # 90% of a normal distribution lies within so many standard deviations
+
+
+@dataclass(frozen=True)
+class UnseenError:
+    """How predictions agreed with measurements on networks that the fit had not seen."""
+
+    networks: int
+    mape: float  # mean of |predicted − measured| / measured
+    spearman: float
+    spread: float  # standard deviation of log(predicted / measured), robust
+    coverage: float  # share of measurements within the 90% interval
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the same small piece of work varied while calibration ran: half its interquartile range, over its median.
+
+    `repeated` samples were timed again because the machine was disturbed at the time.
+    """
+
+    spread: float
+    repeated: int = 0
+
+    @property
+    def loaded(self) -> bool:
+        """Whether something else was using the machine."""
+        return self.spread > LOADED
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A fitted predictor: the roofs it is relative to, its parameters, and its error on what it had not seen."""
+
+    reference: Reference
+    fitted: Fitted
+    unseen: UnseenError
+    noise: Noise
+    samples: int
+    seconds: float
+    environment: Mapping[str, Any]
+    date: str
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return parameter_names()
+
+    @property
+    def summary(self) -> str:
+        """One line: the error on unseen networks, and whether the machine was quiet."""
+        text = (
+            f"{self.unseen.mape:.1%} mean error, rank correlation {self.unseen.spearman:.3f}, 90% interval held "
+            f"{self.unseen.coverage:.0%}, on {self.unseen.networks} networks not fitted on; noise {self.noise.spread:.1%}"
+        )
+        return text + (" (the machine was busy: intervals are wider)" if self.noise.loaded else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain JSON: parameters by name, the covariance as its lower triangle."""
+        lower = np.tril_indices(len(self.names))
+        return {
+            "reference": asdict(self.reference),
+            "parameters": {
+                name: _short(value, 6) for name, value in zip(self.names, self.fitted.parameters, strict=True)
+            },
+            "covariance": [_short(value, 4) for value in self.fitted.covariance[lower]],
+            "residual": self.fitted.residual,
+            "unseen": asdict(self.unseen),
+            "noise": asdict(self.noise),
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "environment": dict(self.environment),
+            "date": self.date,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        """The inverse of `to_json`; `ValueError` where a parameter is missing, unknown or not a number."""
+        names = parameter_names()
+        given = data["parameters"]
+        if set(given) != set(names):
+            odd = sorted(set(given) ^ set(names))[0]
+            raise ValueError(f"the parameter {odd} is not as this release has it")
+        size = len(names)
+        lower = np.tril_indices(size)
+        values = np.array(data["covariance"], dtype=np.float64)
+        if values.shape != lower[0].shape:
+            raise ValueError(f"the covariance has {values.size} numbers and not {lower[0].size}")
+        covariance = np.zeros((size, size))
+        covariance[lower] = values
+        covariance = covariance + np.tril(covariance, -1).T
+        parameters = np.array([given[name] for name in names], dtype=np.float64)
+        if not (np.isfinite(parameters).all() and np.isfinite(values).all()):
+            raise ValueError("a parameter is not a finite number")
+        return cls(
+            reference=Reference(**data["reference"]),
+            fitted=Fitted(parameters, covariance, float(data["residual"])),
+            unseen=UnseenError(**data["unseen"]),
+            noise=Noise(**data["noise"]),
+            samples=int(data["samples"]),
+            seconds=float(data["seconds"]),
+            environment=dict(data["environment"]),
+            date=str(data["date"]),
+        )
+
+
+def unseen_error(
+    predicted: Sequence[float], measured: Sequence[float], spreads: Sequence[float]
+) -> UnseenError:
+    """The error of predictions, each with the standard deviation of its logarithm, against measurements."""
+    p, m, s = (np.asarray(values, dtype=np.float64) for values in (predicted, measured, spreads))
+    logs = np.log(p / m)
+    centred = np.abs(logs - np.median(logs))
+    spread = float(max(1.4826 * np.median(centred), 0.7 * np.std(logs)))
+    inside = np.abs(logs) <= COVERAGE_Z * s
+    return UnseenError(
+        networks=len(p),
+        mape=float(np.mean(np.abs(p - m) / m)),
+        spearman=float(spearman(p, m)) if len(p) > 1 else math.nan,
+        spread=spread,
+        coverage=float(inside.mean()),
+    )
+
+
+def _short(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
