@@ -16,12 +16,12 @@ TOKENS = 128
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its inputs, and its parameters and MACs from formulas or published tables (None: not by hand)."""
+    """A network, its inputs, and its MACs from formulas or published tables."""
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Any]
-    macs: int | None = None
+    macs: int
 
 
 class Attend(nn.Module):

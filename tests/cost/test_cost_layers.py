@@ -178,9 +178,9 @@ def test_the_fast_path_of_an_encoder_layer_counts_as_the_plain_one():
         assert {entry.name for entry in fast.layers if entry.macs} == {
             "self_attn", "self_attn.out_proj", "linear1", "linear2"
         }  # fmt: skip
-        params = {entry.name: entry.params for entry in fast.layers if entry.params}
-        assert params["self_attn"] == 3 * 32 * 32 + 3 * 32
-        assert sum(params.values()) == fast.params
+        own = sum(entry.params for entry in fast.layers if entry.name == "self_attn")
+        assert own == 3 * 32 * 32 + 3 * 32
+        assert sum(entry.params for entry in fast.layers) == fast.params
 
 
 def test_padding_of_an_encoder_is_counted():
@@ -258,3 +258,13 @@ def test_inputs_of_any_structure():
     )
     assert counted.macs == 3 * 4 * 5
     assert counted.input_shapes == ((3, 4), (4, 5))
+
+
+def test_weights_that_are_made_of_tensors():
+    """As quantised weights of torchao are: a subclass that calls operators on its parts, here two matrices."""
+    two = pytest.importorskip("torch.testing._internal.two_tensor")
+    layer = nn.Linear(4, 8, bias=False)
+    layer.weight = nn.Parameter(two.TwoTensor(torch.rand(8, 4), torch.rand(8, 4)))
+    counted = profile(layer, torch.rand(2, 4))
+    assert (counted.params, counted.weight_bytes) == (32, 2 * 4 * 32)
+    assert counted.macs == 2 * (2 * 4 * 8)

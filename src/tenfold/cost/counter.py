@@ -16,7 +16,7 @@ from tenfold.cost.causality import Causality, hidden
 from tenfold.cost.fakes import Reals, Standins
 from tenfold.cost.liveness import Liveness, storage_key
 from tenfold.cost.modules import ModuleStack
-from tenfold.cost.packed import bytes_of, packed_in, packed_of, unpacked
+from tenfold.cost.packed import bytes_of, packed_in, packed_of, plain, unpacked
 from tenfold.cost.record import OperatorCost
 
 NETWORK_INPUT = -1
@@ -55,10 +55,10 @@ class Counter(TorchDispatchMode):
             standin = self._standins.copy(tensor)
         else:
             standin = self._standins.of(tensor)
-        for inner in _plain(standin):
+        for inner in plain(standin):
             self.liveness.ignore(inner)
             self._weights.add(storage_key(inner))
-        key = storage_key(_plain(standin)[0])
+        key = storage_key(plain(standin)[0])
         if parameter and key not in self._params:
             self._params[key] = self._number_of(tensor.numel())
             self._owners[key] = name.rpartition(".")[0]
@@ -84,9 +84,8 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(is_traceable_wrapper_subclass(leaf) for leaf in tree_leaves((args, kwargs))):
-            return (
-                NotImplemented  # a tensor made of tensors: it calls operators on its parts, which come here
-            )
+            # A tensor made of tensors: it calls operators on its parts, and those come here.
+            return NotImplemented
         self.last_operator = arithmetic.operator_name(func)
         if self.last_operator == "prim::device":
             return func(*args, **(kwargs or {}))
@@ -230,14 +229,6 @@ _NORMS = ("batch_norm", "layer_norm", "group_norm", "rms_norm", "weight_norm")
 def tensors_in(tree: Any) -> list[Tensor]:
     """The tensors of any nested structure, in order."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _plain(tensor: Tensor) -> list[Tensor]:
-    """A tensor itself; of one that is made of tensors, those that hold its data."""
-    if not is_traceable_wrapper_subclass(tensor):
-        return [tensor]
-    names, _ = tensor.__tensor_flatten__()
-    return [plain for name in names for plain in _plain(getattr(tensor, name))]
 
 
 def _common(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 
@@ -28,12 +29,27 @@ def unpacked(packed: torch.ScriptObject) -> list[Tensor]:
     """The weight and the bias of a packed layer; of a recurrent cell all of its tensors."""
     unpack = getattr(packed, "unpack", None)
     tree = unpack() if unpack is not None else packed.__getstate__()
-    found = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-    return found + [tensor for inner in packed_in(tree) for tensor in unpacked(inner)]
+    inner = packed_in(
+        tree
+    )  # a cell's matrices, packed with their biases, which its state lists a second time
+    if inner:
+        return [tensor for part in inner for tensor in unpacked(part)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def plain(tensor: Tensor) -> list[Tensor]:
+    """A tensor itself; of one that is made of tensors (a subclass that wraps others), those that hold its data."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain(getattr(tensor, name))]
 
 
 def stored_bytes(tensor: Tensor) -> int:
-    """Bytes of a weight as it is stored: of a quantised one its integers and the scales and zero points of its channels."""
+    """Bytes of a weight as it is stored: of a quantised one its integers and its channels' scales and zero points."""
+    parts = plain(tensor)
+    if parts[0] is not tensor:
+        return sum(map(stored_bytes, parts))
     size = tensor.numel() * tensor.element_size()
     if tensor.is_quantized and tensor.qscheme() in (
         torch.per_channel_affine, torch.per_channel_affine_float_qparams,
