@@ -46,5 +46,9 @@ class OutputError(TenfoldError):
     """The output folder cannot be used or written."""
 
 
+class PackError(TenfoldError):
+    """A packed file is damaged, is none, claims what cannot be, or cannot be made."""
+
+
 class TenfoldWarning(UserWarning):
     """Something that the user should know before the work goes on."""

@@ -24,7 +24,17 @@ from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.models import create
 
-SHIPPED = ("prune", "shorten", "sparsify", "tie", "factorize", "share", "distill", "quantize")
+SHIPPED = (
+    "prune",
+    "shorten",
+    "sparsify",
+    "tie",
+    "factorize",
+    "share",
+    "distill",
+    "quantize",
+    "quantize-weights",
+)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -75,12 +85,14 @@ def task() -> Task:
     "steps",
     [
         ("quantize",),
+        ("quantize-weights",),
         ("factorize",),
         ("prune",),
         ("sparsify",),
         ("share",),
         ("prune", "sparsify", "share"),
         ("prune", "quantize"),
+        ("prune", "quantize-weights"),
         ("prune", "factorize", "quantize"),
     ],
 )

@@ -19,12 +19,13 @@ from tenfold.cli.counts import profile
 from tenfold.cli.exports import export
 from tenfold.cli.networks import models
 from tenfold.cli.options import err
+from tenfold.cli.packing import pack, unpack
 from tenfold.cli.searches import apply, shrink
 from tenfold.cli.training import train
 from tenfold.errors import TenfoldError, TenfoldWarning
 
 COMMANDS = (
-    shrink, apply, train, profile, calibrate, bench, export, models, techniques, blame,
+    shrink, apply, train, profile, calibrate, bench, export, pack, unpack, models, techniques, blame,
 )  # fmt: skip
 
 app = typer.Typer(

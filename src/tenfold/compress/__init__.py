@@ -1,5 +1,6 @@
 """Techniques: each turns a network into a cheaper one. Recipes, saving and loading."""
 
+from tenfold.compress.pack import PackReport, pack, unpack
 from tenfold.compress.recipe import (
     Recipe,
     Step,
@@ -25,6 +26,7 @@ from tenfold.compress.technique import Applied, Problem, Run, Technique
 __all__ = [
     "Applied",
     "NamedRecipe",
+    "PackReport",
     "Problem",
     "Recipe",
     "Run",
@@ -38,6 +40,7 @@ __all__ = [
     "load",
     "load_network",
     "named_recipes",
+    "pack",
     "parse_recipe",
     "preflight_recipe",
     "read_recipe",
@@ -49,4 +52,5 @@ __all__ = [
     "technique_name",
     "technique_names",
     "technique_to_dict",
+    "unpack",
 ]

@@ -58,6 +58,11 @@ TECHNIQUES: dict[str, Entry] = {
         final="it fixes the scales of the weights and activations, which any later change would make wrong",
         once="quantized weights have no further bits to lose",
     ),
+    "quantize-weights": Entry(
+        "tenfold.compress.quantize:QuantizeWeights",
+        final="it packs the weights into codes, which no later step could change",
+        once="quantized weights have no further bits to lose",
+    ),
 }
 
 

@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -61,6 +62,11 @@ def save(
     tensors, coded = encoded(tensors)
     entries = tuple(step if isinstance(step, Step) else Step(*step) for step in steps)
     structure = Structure(base, entries, spec_of(inputs), shared, "", extra or {}, coded)
+    return save_tensors(folder, tensors, structure)
+
+
+def save_tensors(folder: Path, tensors: dict[str, Tensor], structure: Structure) -> Path:
+    """Write a saved network from its tensors and its structure, whose digest is set to that of the new file."""
     structure.to_json()  # what is not plain JSON fails here, before anything is written
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -69,11 +75,8 @@ def save(
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     try:
         save_file(tensors, working / WEIGHTS, metadata={"format": "pt"})
-        digest = _sha256(working / WEIGHTS)
-        write_json(
-            working / STRUCTURE,
-            Structure(base, entries, structure.inputs, shared, digest, extra or {}, coded).to_json(),
-        )
+        structure = replace(structure, weights_sha256=_sha256(working / WEIGHTS))
+        write_json(working / STRUCTURE, structure.to_json())
         _move(working, folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {folder}: {described(error)}") from error

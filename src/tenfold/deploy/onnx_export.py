@@ -9,7 +9,14 @@ import onnx
 import torch
 from torch import nn
 
-from tenfold.compress.quantize import capture_folded, check_finite, export_program, is_quantized, quiet
+from tenfold.compress.quantize import (
+    capture_folded,
+    check_finite,
+    export_program,
+    is_quantized,
+    quiet,
+    unpacked,
+)
 from tenfold.cost import Inputs
 from tenfold.deploy.onnx_operators import translations
 from tenfold.deploy.onnx_slim import slim
@@ -37,7 +44,7 @@ def to_onnx(model: nn.Module, inputs: Inputs) -> onnx.ModelProto:
     except NetworkError as error:
         raise ExportError(str(error)) from error
     # Folding first is worth a second trace: it is the exporter's decompositions that take the time.
-    flat = model if is_quantized(model) else capture_folded(model, inputs)
+    flat = unpacked(model) if is_quantized(model) else capture_folded(model, inputs)
     program = export_program(flat, inputs)
     try:
         with quiet(), torch.no_grad():

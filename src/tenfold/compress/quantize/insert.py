@@ -118,12 +118,23 @@ def _quantize_weights(
         else:
             set_buffer(module, f"{path}.bias", bias)
             (bias_node,) = _constants(module, path, "bias")
+    set_bias(layer, bias_node)
+
+
+def set_bias(layer: Layer, bias: fx.Node) -> None:
+    """Make the layer read this bias, whether it had one or not."""
+    node = layer.node
     if layer.bias is not None:
-        node.replace_input_with(layer.bias, bias_node)
+        node.replace_input_with(layer.bias, bias)
     elif len(node.args) > 2:
-        node.update_arg(2, bias_node)
+        node.update_arg(2, bias)
     else:
-        node.args = (*node.args, bias_node)
+        node.args = (*node.args, bias)
+
+
+def can_have_bias(layer: Layer) -> bool:
+    """Is there a place for a bias in the layer's call?"""
+    return operator(layer.node) not in ("matmul", "mm")
 
 
 def _values(module: fx.GraphModule, layer: Layer, add_bias: bool) -> tuple[Tensor, Tensor | None]:
@@ -131,8 +142,7 @@ def _values(module: fx.GraphModule, layer: Layer, add_bias: bool) -> tuple[Tenso
     weight = attribute(module, str(layer.weight.target)).detach()
     if layer.bias is not None:
         return weight, attribute(module, str(layer.bias.target)).detach().clone()
-    can_have_one = operator(layer.node) not in ("matmul", "mm")
-    return weight, weight.new_zeros(weight.shape[layer.axis]) if add_bias and can_have_one else None
+    return weight, weight.new_zeros(weight.shape[layer.axis]) if add_bias and can_have_bias(layer) else None
 
 
 def _is_idle(node: fx.Node, quantiser: Affine) -> bool:

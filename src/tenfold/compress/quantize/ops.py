@@ -7,12 +7,16 @@ the whole tensor (so over the batch), as DynamicQuantizeLinear does. The ONNX ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tenfold.compress.quantize.codes import unpack_codes
+from tenfold.compress.quantize.grid import spread
 
 LEVELS = 255  # uint8 activations take the values 0 … 255
 LIBRARY = torch.library.Library("tenfold", "FRAGMENT")
@@ -131,3 +135,45 @@ def quantized_at_run_time(x: Tensor) -> Tensor:
 def along(values: Tensor, axis: int, dims: int) -> Tensor:
     """`values` (C,) shaped to broadcast along `axis` of a tensor of `dims` dimensions."""
     return values.reshape([-1 if d == axis % dims else 1 for d in range(dims)])
+
+
+@define(
+    "unpack_weight(Tensor codes, Tensor scale, Tensor? zero_point, int bits, int[] shape, int axis, int group) "
+    "-> Tensor"
+)
+def unpack_weight(
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    shape: list[int],
+    axis: int,
+    group: int,
+) -> Tensor:
+    """Packed codes (bytes,) uint8 to a float32 weight of `shape`: s · (q − z), z = 2^(bits − 1) where none is given.
+
+    The weight is the matrix (R, K) of its output channels along `axis`; scale and zero point are (1, 1), (R, 1) or
+    (R, ⌈K / group⌉).
+    """
+    rows = shape[axis]
+    width = math.prod(shape) // rows
+    q = unpack_codes(codes, bits, rows * width).reshape(rows, width).to(torch.float32)
+    zero: Tensor | int = 2 ** (bits - 1)
+    if zero_point is not None:
+        zero = spread(zero_point.to(torch.float32), width, group)
+    matrix = spread(scale.to(torch.float32), width, group) * (q - zero)
+    moved = [rows, *(size for dim, size in enumerate(shape) if dim != axis)]
+    return matrix.reshape(moved).movedim(0, axis).contiguous()
+
+
+@shape_of_result("unpack_weight")
+def _(
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    shape: list[int],
+    axis: int,
+    group: int,
+) -> Tensor:
+    return scale.new_empty(shape, dtype=torch.float32)

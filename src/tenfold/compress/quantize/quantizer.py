@@ -91,7 +91,7 @@ class Quantize:
         if self.mode is Mode.STATIC:
             run.progress(0.2, "quantize: calibrating")
             affines = self._calibrated(module, plan, names, examples)
-        few = _correction_inputs(module.graph, examples)
+        few = correction_inputs(module.graph, examples)
         layers = {layer.node: layer for layer in plan.layers}
         means, dims = {}, {names[node]: layer.channel_dim for node, layer in layers.items()}
         if self.bias_correction:
@@ -187,10 +187,10 @@ def _inserted(
     return insert_dynamic(module, plan, names, bits, add_bias)
 
 
-def _correction_inputs(graph: fx.Graph, examples: Split) -> Inputs:
-    """As many examples as keep the largest activation within `CORRECTION_BYTES`, at least one."""
+def correction_inputs(graph: fx.Graph, examples: Split, limit: int = CORRECTION_BYTES) -> Inputs:
+    """As many examples as keep the largest activation within `limit` bytes, at least one."""
     largest = max((4 * _numel_of_one(node) for node in graph.nodes if node.op == "call_function"), default=1)
-    number = max(1, min(len(examples), CORRECTION_BYTES // max(largest, 1)))
+    number = max(1, min(len(examples), limit // max(largest, 1)))
     return examples.select(list(range(number)))[0]
 
 

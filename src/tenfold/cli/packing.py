@@ -1,0 +1,101 @@
+"""The commands that turn a network into one entropy-coded file and back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tenfold.cli.options import Base, Data, Debug, ImageSize, Network, err, out
+
+
+def pack(
+    network: Network,
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    bits: Annotated[
+        int | None,
+        typer.Option("--bits", min=2, max=8, help="quantise the weights first, by channel; needs --data"),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option("--step", help="round weights to a grid of so many standard deviations, without data"),
+    ] = None,
+    data: Data = None,
+    image_size: ImageSize = None,
+    shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
+    base: Base = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+    debug: Debug = False,
+) -> None:
+    """Pack a network into one entropy-coded file: exactly as it is, or with --bits or --step in fewer bits."""
+    from tenfold.errors import PackError
+
+    if bits is not None and (step is not None or data is None):
+        raise PackError("--bits needs --data to calibrate with, and goes without --step")
+    from tenfold.compress import is_saved
+    from tenfold.compress import pack as write_packed
+    from tenfold.files import write_json
+
+    with tempfile.TemporaryDirectory(prefix="tenfold-pack-") as scratch:
+        folder = Path(network)
+        if bits is not None:
+            folder = _quantised(network, base, data, image_size, bits, Path(scratch, "network"))
+        elif not is_saved(folder):
+            folder = _saved(network, shape, Path(scratch, "network"))
+        with err.status("packing …") as status:
+            report = write_packed(
+                folder,
+                file,
+                step=step,
+                progress=lambda done, what: status.update(f"packing {done:4.0%} {what}"),
+            )
+    out.print(f"{file}: {report}", soft_wrap=True, highlight=False)
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the network in FOLDER")] = False,
+    debug: Debug = False,
+) -> None:
+    """Unpack a packed network into the folder of a saved one, with exactly the weights that were packed."""
+    from tenfold.compress import unpack as write_unpacked
+
+    with err.status("unpacking …") as status:
+        write_unpacked(
+            file,
+            folder,
+            overwrite=overwrite,
+            progress=lambda done, what: status.update(f"unpacking {done:4.0%} {what}"),
+        )
+    out.print(f"{folder}: unpacked", soft_wrap=True, highlight=False)
+
+
+def _saved(network: str, shape: str, folder: Path) -> Path:
+    """The named network as a saved folder without steps."""
+    import torch
+
+    from tenfold.compress import load_network, save
+    from tenfold.search.quantities import dimensions
+
+    model, name = load_network(network)
+    return save(folder, model, [], inputs=torch.zeros(dimensions(shape)), base=name)
+
+
+def _quantised(
+    network: str, base: str | None, data: str | None, image_size: int | None, bits: int, folder: Path
+) -> Path:
+    """The network with its weights at `bits` bits, by GPTQ with corrected biases, saved."""
+    from tenfold.cli.options import read_task
+    from tenfold.compress import Recipe, Run, apply_recipe, save
+    from tenfold.compress.quantize import PerChannel, QuantizeWeights
+
+    task = read_task(network, data, "accuracy", image_size, base)
+    with err.status("quantising …") as status:
+        run = Run(progress=lambda done, what: status.update(f"{done:4.0%} {what}"))
+        model, steps = apply_recipe(Recipe((QuantizeWeights(bits, PerChannel()),)), task, run)
+    return save(folder, model, steps, inputs=task.example(1), base=task.base)

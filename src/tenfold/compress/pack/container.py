@@ -1,0 +1,184 @@
+"""The packed file: a fixed head, a compressed header that says what follows, and the code of each tensor in turn.
+
+    8 bytes   b"TENFOLDP"
+    4         version (all numbers are unsigned and little-endian)
+    4         bytes of the header as it stands, compressed by zlib
+    4         bytes of the header's JSON
+    8         bytes of the codes, all together
+    32        SHA-256 of everything after this head, with the first 28 bytes before it
+    …         the header, then the codes
+
+A file is not believed: lengths must add up to the file's, the checksum must hold, and each claim is held against
+what the file can hold before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tenfold.errors import PackError
+
+MAGIC = b"TENFOLDP"
+VERSION = 1
+HEAD = struct.Struct("<8sIIIQ")
+DIGEST = 32
+LARGEST_HEADER = 1 << 26
+LARGEST_EXPANSION = 1 << 12  # a file that claims to hold more bytes for each of its own is refused
+ALWAYS_ALLOWED = 1 << 20  # bytes
+BLOCK = 1 << 20
+SIZES = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor: its name, type and shape, the bytes of its code, and how that is to be read.
+
+    `form` is "numbers" (kept to the last bit), "codes" (packed codes of `bits` bits, a matrix of `rows`), "integers"
+    (int8), "indices" (places of `bits` bits in a table of values) or "uniform" (floats on a uniform grid). `low`, `high`, `mean` belong to the model of integers, `step` and
+    `shifts` to the grid. `crc` is the CRC-32 of the tensor's bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    form: str
+    code: int
+    crc: int
+    rows: int = 1
+    bits: int = 0
+    low: int = 0
+    high: int = 0
+    mean: float = 1.0
+    step: float = 0.0
+    shifts: tuple[float, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def claim(self) -> int:
+        """Bytes of the tensor."""
+        return self.count * SIZES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a packed file says of itself: the saved network's structure (as JSON) and its tensors, in order."""
+
+    structure: dict[str, Any]
+    entries: tuple[Entry, ...]
+
+
+def write_container(file: BinaryIO, header: Header, codes: Sequence[bytes]) -> int:
+    """Write the whole file; returns how many bytes come before the codes."""
+    text = json.dumps(
+        {"structure": header.structure, "entries": [_short(entry) for entry in header.entries]},
+        separators=(",", ":"),
+        allow_nan=False,
+    ).encode()
+    compressed = zlib.compress(text, 9)
+    head = HEAD.pack(MAGIC, VERSION, len(compressed), len(text), sum(map(len, codes)))
+    digest = hashlib.sha256(head)
+    for part in (compressed, *codes):
+        digest.update(part)
+    for part in (head, digest.digest(), compressed, *codes):
+        file.write(part)
+    return len(head) + DIGEST + len(compressed)
+
+
+def read_container(path: Path, file: BinaryIO) -> tuple[Header, Iterator[bytes]]:
+    """The header and the tensors' codes, read one by one. `PackError` for whatever is wrong with the file."""
+    head = file.read(HEAD.size)
+    if len(head) < HEAD.size or head[:8] != MAGIC:
+        raise PackError(f"{path} is no packed network of Tenfold's")
+    _, version, compressed, text, codes = HEAD.unpack(head)
+    if version != VERSION:
+        raise PackError(f"{path} has version {version}; this Tenfold reads version {VERSION}")
+    size = path.stat().st_size
+    if HEAD.size + DIGEST + compressed + codes != size:
+        raise PackError(
+            f"{path} is cut short or has grown: it has {size:,} bytes, which its head does not expect"
+        )
+    if text > LARGEST_HEADER:
+        raise PackError(f"{path} claims a header of {text:,} bytes: more than any network needs")
+    expected, digest = file.read(DIGEST), hashlib.sha256(head)
+    while block := file.read(BLOCK):
+        digest.update(block)
+    if digest.digest() != expected:
+        raise PackError(f"{path} is damaged: its checksum does not hold; copy or download it again")
+    file.seek(HEAD.size + DIGEST)
+    header = _header(path, file.read(compressed), text)
+    if sum(entry.code for entry in header.entries) != codes:
+        raise PackError(f"{path} is malformed: its codes do not add up")
+    claim = sum(entry.claim for entry in header.entries)
+    if claim > max(ALWAYS_ALLOWED, LARGEST_EXPANSION * size):
+        raise PackError(f"{path} has {size:,} bytes and claims to hold {claim:,}: no network packs so well")
+    return header, (file.read(entry.code) for entry in header.entries)
+
+
+def _header(path: Path, compressed: bytes, length: int) -> Header:
+    try:
+        reader = zlib.decompressobj()
+        text = reader.decompress(compressed, length + 1)  # never more than is claimed
+        if len(text) != length or not reader.eof or reader.unused_data:
+            raise ValueError("its length differs from its claim")
+        values = json.loads(text)
+        if not isinstance(values, dict) or not isinstance(values["structure"], dict):
+            raise ValueError("it has no structure")
+        entries = tuple(_entry(value) for value in values["entries"])
+        if len({entry.name for entry in entries}) != len(entries):
+            raise ValueError("a name comes twice")
+        return Header(values["structure"], entries)
+    except (zlib.error, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise PackError(f"{path} is malformed: its header cannot be read ({error})") from error
+
+
+def _short(entry: Entry) -> dict[str, Any]:
+    """The fields of an entry that are not at their defaults."""
+    plain = Entry("", "", (), "", 0, 0)
+    return {
+        key: value for key, value in asdict(entry).items() if key in _REQUIRED or value != getattr(plain, key)
+    }
+
+
+_REQUIRED = ("name", "dtype", "shape", "form", "code", "crc")
+_WHOLE = ("code", "crc", "rows", "bits")
+
+
+def _entry(value: Any) -> Entry:
+    """An entry from JSON, every field of its type and in its range; `ValueError` else."""
+    if not isinstance(value, dict) or not isinstance(value.get("shape"), list):
+        raise ValueError("an entry must be a mapping with a shape")
+    shape, shifts = tuple(value["shape"]), tuple(value.get("shifts", ()))
+    if len(shape) > 16 or any(type(side) is not int or side < 0 for side in shape):
+        raise ValueError("a shape must be whole numbers")
+    entry = Entry(**{**value, "shape": shape, "shifts": shifts})
+    if not isinstance(entry.name, str) or entry.dtype not in SIZES:
+        raise ValueError("an entry needs a name and a known type")
+    if any(type(getattr(entry, key)) is not int or getattr(entry, key) < 0 for key in _WHOLE):
+        raise ValueError(f"{entry.name!r:.60}: its numbers must be whole and not negative")
+    if (
+        type(entry.low) is not int
+        or type(entry.high) is not int
+        or not -512 <= entry.low <= entry.high <= 512
+    ):
+        raise ValueError(f"{entry.name!r:.60}: its integers are out of range")
+    if any(
+        type(number) is not float or not math.isfinite(number) for number in (entry.mean, entry.step, *shifts)
+    ):
+        raise ValueError(f"{entry.name!r:.60}: its numbers must be finite")
+    if not 1e-6 <= entry.mean <= 1e6:
+        raise ValueError(f"{entry.name!r:.60}: its mean is out of range")
+    return entry

@@ -1,0 +1,237 @@
+"""`pack` and `unpack`: a saved network as one entropy-coded file, and the same network back, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tenfold.compress.pack.container import Header, read_container, write_container
+from tenfold.compress.pack.tensors import (
+    Coded,
+    Learnt,
+    code_indices,
+    code_integers,
+    code_numbers,
+    code_packed,
+    code_uniform,
+    decoded,
+)
+from tenfold.compress.quantize import packed_bytes
+from tenfold.compress.saved import STRUCTURE, WEIGHTS, save_tensors
+from tenfold.compress.structure import Structure, read_structure, structure_from
+from tenfold.errors import OutputError, PackError, RecipeError
+from tenfold.files import written
+from tenfold.naming import described
+
+Progress = Callable[[float, str], None]
+MATRICES = ("codes", "integers", "uniform")  # forms of weights that are integers
+SMALL = 256  # a tensor of fewer numbers is never rounded
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a packed file holds and what it costs. Everything is charged: bits a weight come with the figure's name.
+
+    `weights` are the numbers in coded integer matrices or, where there are none, all. `order0` is H₀, the entropy of
+    their histograms, tensor by tensor; `model` the cross-entropy of the adaptive model; `achieved` the bits of their
+    codes in the file; all in bits a weight. `charged` is the whole file over `weights`. `rest_bytes` are the codes of
+    all other tensors (scales, biases), `header_bytes` what comes before the codes.
+    """
+
+    weights: int
+    order0: float
+    model: float
+    achieved: float
+    charged: float
+    header_bytes: int
+    rest_bytes: int
+    file_bytes: int
+    saved_bytes: int
+    float_bytes: int
+
+    @property
+    def gap(self) -> float:
+        """Bits a weight above H₀; below zero where the contexts tell more than the histogram costs."""
+        return self.achieved - self.order0
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self) | {"gap": self.gap, "times_smaller": self.float_bytes / self.file_bytes}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file_bytes:,} bytes: {self.saved_bytes / self.file_bytes:.2f} times smaller than saved, "
+            f"{self.float_bytes / self.file_bytes:.2f} times smaller than its weights in fp32; "
+            f"{self.weights:,} weights at {self.achieved:.3f} bits "
+            f"(H0 {self.order0:.3f}, gap {self.gap:+.3f}, model {self.model:.3f}), "
+            f"{self.charged:.3f} with everything charged (header {self.header_bytes:,}, other tensors "
+            f"{self.rest_bytes:,} bytes)"
+        )
+
+
+def pack(
+    folder: Path | str, file: Path | str, *, step: float | None = None, progress: Progress = lambda f, t: None
+) -> PackReport:
+    """Write the saved network in `folder` as one packed file; the folder stays as it is.
+
+    Without `step` the file holds exactly the weights of the folder: packed codes and int8 weights under a model
+    that learns from their neighbours, places in tables of shared values under one of their own, all else by bytes.
+    With `step` each float weight of two dimensions or more is rounded to a grid of step · (its standard deviation),
+    each rounding weighed against its bits; what is unpacked then equals the rounded network. Weights that the folder
+    holds in coded form (`compress.coded`: sparse or shared) stay as they are. Raises `RecipeError` for a folder that is no saved network, `PackError`.
+    """
+    folder, file = Path(folder), Path(file)
+    if step is not None and not 1e-3 <= step <= 10:
+        raise PackError(f"step must be between 0.001 and 10 standard deviations, not {step}")
+    structure = read_structure(folder / STRUCTURE)
+    tensors = _read(folder / WEIGHTS)
+    matrices, parts = packed_matrices(structure, tensors), stored_parts(structure, tensors)
+    learnt, coded, at = Learnt(), [], 0
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        progress(at / max(total, 1), name)
+        if name in parts:
+            coded.append(_coded_part(name, tensor, parts[name], learnt))
+        else:
+            coded.append(_coded(name, tensor, matrices.get(name), step, learnt))
+        at += tensor.nbytes
+    header = Header(structure.to_json(), tuple(each.entry for each in coded))
+    with written(file) as temporary, open(temporary, "wb") as stream:
+        before = write_container(stream, header, [each.code for each in coded])
+    progress(1.0, "packed")
+    return _report(coded, before, file.stat().st_size, (folder / WEIGHTS).stat().st_size)
+
+
+def unpack(
+    file: Path | str, folder: Path | str, *, overwrite: bool = False, progress: Progress = lambda f, t: None
+) -> Path:
+    """Write the saved network that `file` holds to `folder`, tensor by tensor; nothing is ever half written.
+
+    Raises `PackError` for whatever is wrong with the file, `OutputError` for a folder that holds a network already.
+    """
+    file, folder = Path(file), Path(folder)
+    if (folder / STRUCTURE).exists() and not overwrite:
+        raise OutputError(f"{folder} holds a saved network already: choose another folder, or overwrite it")
+    try:
+        stream = open(file, "rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise PackError(f"{file} cannot be read: {error.strerror or error}") from error
+    with stream:
+        header, codes = read_container(file, stream)
+        try:
+            structure = structure_from(header.structure)
+        except RecipeError as error:
+            raise PackError(f"{file} is malformed: {error}") from error
+        learnt, tensors = Learnt(), {}
+        for index, (entry, code) in enumerate(zip(header.entries, codes, strict=True)):
+            progress(index / len(header.entries), entry.name)
+            try:
+                tensors[entry.name] = decoded(entry, code, learnt)
+            except PackError as error:
+                raise PackError(f"{file} is malformed: {error}") from error
+    progress(1.0, "unpacked")
+    return save_tensors(folder, tensors, structure)
+
+
+def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, tuple[int, int, int]]:
+    """For each tensor of packed codes, as the steps resolved them: its bits, rows and width."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for step in structure.steps:
+        layers = step.resolved.get("layers")
+        for name, layer in layers.items() if isinstance(layers, dict) else ():
+            key = f"int8.{name}.codes"
+            if key not in tensors or not isinstance(layer, dict):
+                continue
+            bits, rows, width = layer["bits"], layer["rows"], layer["width"]
+            # A code that the last byte has room for would not come back: its bits are zeros only by convention.
+            if tensors[key].numel() == packed_bytes(rows * width, bits) and 8 * tensors[
+                key
+            ].numel() < bits * rows * (width + 1):
+                found[key] = bits, rows, width
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor that holds a part of another one's coded form: the bits of its places in a table, if it holds those,
+    and the numbers of the other that it is counted as, so that all parts together are counted as many as there are.
+
+    The last byte of places or of a bitmap may have room for up to 7 more, which are counted too: no file tells."""
+
+    bits: int | None
+    weights: int
+
+
+def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, Part]:
+    """The parts of all tensors that are stored in coded form."""
+    found: dict[str, Part] = {}
+    for name, form in structure.coded.items():
+        held = {part: tensors.get(f"{name}::{part}") for part in ("bitmap", "values", "table", "codes")}
+        bits = max(form["bits"], 1)
+        for part, tensor in held.items():
+            if tensor is None:
+                continue
+            weights = 0
+            if part == "bitmap":
+                weights = 8 * tensor.numel()
+            elif part == "codes" and form["form"] == "table" and held["table"] is not None:
+                weights = 8 * tensor.numel() // bits * held["table"].shape[-1]
+            places = part == "codes" and tensor.dtype == torch.uint8 and tensor.dim() == 1
+            found[f"{name}::{part}"] = Part(bits if places else None, weights)
+    return found
+
+
+def _coded_part(name: str, tensor: Tensor, part: Part, learnt: Learnt) -> Coded:
+    if part.bits is None:
+        made = code_numbers(name, tensor, learnt)
+    else:
+        made = code_indices(name, tensor, part.bits, learnt)
+    return replace(made, weights=part.weights)
+
+
+def _coded(
+    name: str, tensor: Tensor, matrix: tuple[int, int, int] | None, step: float | None, learnt: Learnt
+) -> Coded:
+    if matrix is not None:
+        return code_packed(name, tensor, *matrix, learnt)
+    if tensor.dtype == torch.int8 and tensor.dim() > 1:
+        return code_integers(name, tensor, learnt)
+    if step is not None and tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel() >= SMALL:
+        deviation = float(tensor.double().square().mean().sqrt())
+        if not 0 < deviation < float("inf"):
+            raise PackError(f"{name}: its values are all zero or not finite, so there is no grid for them")
+        return code_uniform(name, tensor, step * deviation, learnt)[0]
+    return code_numbers(name, tensor, learnt)
+
+
+def _report(coded: list[Coded], header: int, size: int, saved: int) -> PackReport:
+    matrices = [each for each in coded if each.entry.form in MATRICES] or coded
+    weights = max(sum(each.weights for each in matrices), 1)
+    rest = sum(len(each.code) for each in coded) - sum(len(each.code) for each in matrices)
+    floats = 4 * sum(each.weights for each in coded)
+    return PackReport(
+        weights,
+        sum(each.order0_bits for each in matrices) / weights,
+        sum(each.model_bits for each in matrices) / weights,
+        8 * sum(len(each.code) for each in matrices) / weights,
+        8 * size / weights,
+        header,
+        rest,
+        size,
+        saved,
+        floats,
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path} does not exist: the saved network is incomplete") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read: {described(error)}") from error

@@ -1,0 +1,76 @@
+"""GPTQ: weights rounded one input at a time, the error of each made up for by those still to come.
+
+Frantar et al., 2022, "GPTQ" (arXiv:2210.17323), algorithm 1, after the optimal brain surgeon: rounding w_i with error
+e = (w_i − q_i) / [H⁻¹]_ii changes the rest by −e · [H⁻¹]_i,: which the rows of the upper Cholesky factor of H⁻¹ hold
+for every step at once. H = X Xᵀ over the inputs X of the layer. A grouped convolution is as many layers as it has
+groups: every tensor here has a first dimension for them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tenfold.compress.quantize.grid import Grid
+
+BLOCK = 128  # inputs whose updates of later inputs are gathered into one matrix product
+
+
+def gptq(
+    matrix: Tensor, hessian: Tensor, grid: Grid, *, damping: float = 0.01, by_activation: bool = True
+) -> Tensor:
+    """The codes (R, K) of `matrix` (R, K), whose rows belong to `hessian` (G, K, K) in turn, R / G rows each.
+
+    `damping` is added to the diagonal as a share of its mean, and more where H is still singular. With
+    `by_activation` the inputs with the largest H_ii are rounded first. An input that was never active is rounded to
+    nearest. Computed in float64.
+    """
+    groups, width = hessian.shape[0], matrix.shape[1]
+    w_GRK = matrix.detach().double().reshape(groups, -1, width).clone()
+    scale, zero = (
+        values.double().expand(matrix.shape).reshape(w_GRK.shape) for values in grid.columns(width)
+    )
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    order = torch.arange(width, device=matrix.device).expand(groups, -1)
+    if by_activation:
+        order = diagonal.argsort(dim=1, descending=True, stable=True)
+    along_rows = order[:, None, :].expand_as(w_GRK)
+    w_GRK, scale, zero = (each.gather(2, along_rows) for each in (w_GRK, scale, zero))
+    ordered = hessian.double().gather(1, order[:, :, None].expand_as(hessian))
+    ordered = ordered.gather(2, order[:, None, :].expand_as(hessian))
+    factor = inverse_factor(ordered, damping)
+
+    codes = torch.empty_like(w_GRK)
+    for start in range(0, width, BLOCK):
+        stop = min(start + BLOCK, width)
+        errors = torch.empty_like(w_GRK[:, :, start:stop])
+        for i in range(start, stop):
+            q = torch.round(w_GRK[:, :, i] / scale[:, :, i] + zero[:, :, i]).clamp_(0, grid.top)
+            codes[:, :, i] = q
+            error = (w_GRK[:, :, i] - scale[:, :, i] * (q - zero[:, :, i])) / factor[:, None, i, i]
+            w_GRK[:, :, i:stop] -= error[:, :, None] * factor[:, None, i, i:stop]
+            errors[:, :, i - start] = error
+        w_GRK[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+    return torch.empty_like(codes).scatter_(2, along_rows, codes).reshape(matrix.shape).to(torch.uint8)
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+    """The upper U with Uᵀ U = (H + δ)⁻¹ for each H: (G, K, K). δ grows tenfold until H + δ can be factored."""
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    mean = diagonal.mean(1, keepdim=True)
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+    share = max(damping, 1e-12)
+    while True:
+        damped = hessian + torch.diag_embed((share * mean).expand_as(diagonal))
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed.any():
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed.any():
+                return upper
+        share *= 10
+
+
+def output_error(change: Tensor, hessian: Tensor) -> float:
+    """Σ over rows of δᵀ H δ: the squared error of the layer's output on the inputs of H. change (R, K)."""
+    d_GRK = change.double().reshape(hessian.shape[0], -1, hessian.shape[1])
+    return float(((d_GRK @ hessian.double()) * d_GRK).sum())

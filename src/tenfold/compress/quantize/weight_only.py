@@ -1,0 +1,219 @@
+"""`QuantizeWeights`: weights of 2 to 8 bits, packed, beside float activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tenfold.compress.quantize.allocation import Average, allocate, fisher_diagonals
+from tenfold.compress.quantize.bias import output_means
+from tenfold.compress.quantize.capture import attribute, rebuilt
+from tenfold.compress.quantize.grid import BITS, Granularity, PerGroup, ZeroPoint
+from tenfold.compress.quantize.layer_inputs import matrix_of
+from tenfold.compress.quantize.layers import Layer, find_layers
+from tenfold.compress.quantize.naming import stable_names
+from tenfold.compress.quantize.observe import Observer, run_captured
+from tenfold.compress.quantize.quantizer import LAYERS, check_finite, correction_inputs, is_quantized
+from tenfold.compress.quantize.ranges import fit_grid
+from tenfold.compress.quantize.rounding import Gptq, Nearest, RoundingWalk, Target
+from tenfold.compress.quantize.simplify import capture_folded
+from tenfold.compress.quantize.weight_insert import Form, insert_packed
+from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.cost import Device, Inputs
+from tenfold.data import Task
+from tenfold.errors import NetworkError, RecipeError
+
+LARGEST_INPUT = 2**29  # bytes of the largest activation during calibration, over all its examples
+
+
+@dataclass(frozen=True)
+class QuantizeWeights:
+    """Convolutions and linear layers whose weights are codes of `bits` bits, packed without gaps.
+
+    What is computed stays float: saved and packed files become smaller, nothing becomes faster, and an ONNX export
+    holds the weights as floats again. `observer` chooses the range of each scale's weights; `rounding` and
+    `bias_correction` read up to `examples` training examples. `Average(bits)` gives each layer its own width, by what
+    its rounding is expected to cost. Weights that several layers share stay float.
+    """
+
+    bits: int | Average = 4
+    granularity: Granularity = PerGroup(32)  # noqa: RUF009 - frozen, so it may be shared
+    zero_point: ZeroPoint = ZeroPoint.SYMMETRIC
+    observer: Observer = Observer.MSE
+    rounding: Nearest | Gptq = Gptq()  # noqa: RUF009
+    bias_correction: bool = True
+    examples: int = 128
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bits, Average) and (type(self.bits) is not int or self.bits not in BITS):
+            raise ValueError(f"bits must be {BITS[0]} to {BITS[-1]}, not {self.bits!r}")
+        if type(self.examples) is not int or self.examples < 1:
+            raise ValueError(f"examples must be a whole number of at least 1, not {self.examples!r}")
+
+    def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
+        """Weights that are not finite, a network without layers to quantise, or one quantised already."""
+        if is_quantized(model):
+            return [Problem("", "the network is already quantised; quantise the float network instead")]
+        problems = [
+            Problem(name, "its values hold NaN or infinity; train or load the network again")
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        ]
+        if not any(isinstance(module, LAYERS) for module in model.modules()):
+            problems.append(Problem("", "it has no convolution and no linear layer to quantise"))
+        return problems
+
+    def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
+        """The network over packed codes, and the bits of each layer by name.
+
+        Raises `NetworkError` for weights or activations that are not finite, a network without layers and a
+        deadline that has passed, `ExportError` for one that cannot be traced.
+        """
+        check_finite(model)
+        run.progress(0.0, "quantize-weights: tracing")
+        module = captured(model, task.example(2))
+        layers = quantizable(module)
+        examples = correction_inputs(
+            module.graph, task.train.take(self.examples, seed=run.seed), LARGEST_INPUT
+        )
+        means: dict[str, Tensor] | None = None
+        if self.bias_correction:
+            run.progress(0.05, "quantize-weights: outputs of the float network")
+            by_node = {layer.node: layer for layer in layers.values()}
+            names = {layer.node: name for name, layer in layers.items()}
+            means = {names[node]: mean for node, mean in output_means(module, by_node, examples).items()}
+            _require_finite(means)
+        weights = {
+            name: attribute(module, str(layer.weight.target)).detach() for name, layer in layers.items()
+        }
+        bits = self._bits(module, layers, weights, examples, run)
+        targets = []
+        for name, layer in layers.items():
+            grid = fit_grid(
+                matrix_of(weights[name], layer.axis),
+                bits[name],
+                self.granularity,
+                self.zero_point,
+                self.observer,
+            )
+            path = insert_packed(module, layer, name, self._form(bits[name]), self.bias_correction)
+            targets.append(Target(layer, name, weights[name], grid, path))
+
+        def before(done: int, name: str) -> None:
+            if run.seconds_left() <= 0:
+                raise NetworkError(
+                    f"quantize-weights ran out of time at {name}: give it more, or fewer examples"
+                )
+            run.progress(0.1 + 0.9 * done / len(targets), f"quantize-weights: {name}")
+
+        with torch.no_grad():
+            run_captured(RoundingWalk(module, targets, self.rounding, means, before), examples)
+        run.progress(1.0, "quantize-weights: done")
+        shapes = {name: matrix_of(weights[name], layer.axis).shape for name, layer in layers.items()}
+        resolved: Json = {
+            "bias_correction": self.bias_correction,
+            "layers": {
+                name: {"bits": bits[name], "rows": rows, "width": width}
+                for name, (rows, width) in shapes.items()
+            },
+        }
+        return Applied(rebuilt(module), resolved)
+
+    def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
+        """The module that `apply` made, its codes zeros until a state is loaded."""
+        bits, add_bias = _read(resolved)
+        module = captured(model, inputs)
+        layers = quantizable(module)
+        if list(layers) != list(bits):
+            odd = sorted(set(layers) ^ set(bits)) or ["the order of layers"]
+            raise RecipeError(f"quantize-weights: made for another network; they differ at {odd[0]}")
+        for name, layer in layers.items():
+            insert_packed(module, layer, name, self._form(bits[name]), add_bias)
+        return rebuilt(module)
+
+    def _bits(
+        self,
+        module: fx.GraphModule,
+        layers: dict[str, Layer],
+        weights: dict[str, Tensor],
+        examples: Inputs,
+        run: Run,
+    ) -> dict[str, int]:
+        """The bits of each layer: the same for all, or an allocation."""
+        if not isinstance(self.bits, Average):
+            return dict.fromkeys(layers, self.bits)
+
+        def before(share: float) -> None:
+            if run.seconds_left() <= 0:
+                raise NetworkError("quantize-weights ran out of time while it allocated bits: give it more")
+            run.progress(0.05 + 0.05 * share, "quantize-weights: allocating bits")
+
+        fisher = fisher_diagonals(module, layers, examples, run.seed, before)
+        choices, curves = self.bits.choices, []
+        for name, layer in layers.items():
+            matrix, importance = matrix_of(weights[name], layer.axis), matrix_of(fisher[name], layer.axis)
+            curve = []
+            for bits in choices:
+                grid = fit_grid(matrix, bits, self.granularity, self.zero_point, self.observer)
+                distortion = 0.5 * float(
+                    (importance * (grid.rounded(matrix) - matrix).square()).double().sum()
+                )
+                curve.append((float(bits * matrix.numel()), distortion))
+            curves.append(curve)
+        budget = self.bits.bits * sum(weight.numel() for weight in weights.values())
+        return dict(zip(layers, (choices[i] for i in allocate(curves, budget)), strict=True))
+
+    def _form(self, bits: int) -> Form:
+        return Form(bits, self.granularity, self.zero_point)
+
+
+def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
+    """The network as one flat graph with its batch norms folded; `NetworkError` for a quantised one."""
+    if is_quantized(model):
+        raise NetworkError("the network is already quantised; quantise the float network instead")
+    return capture_folded(model, inputs)
+
+
+def quantizable(module: fx.GraphModule) -> dict[str, Layer]:
+    """The layers whose weight nothing else reads, by name, in the order in which they run."""
+    names = stable_names(module.graph)
+    readers: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
+    layers = {
+        names[layer.node]: layer
+        for layer in find_layers(module.graph)
+        if readers[str(layer.weight.target)] == 1
+    }
+    if not layers:
+        raise NetworkError(
+            "the network has no convolution and no linear layer with a weight of its own to quantise"
+        )
+    return layers
+
+
+def _read(resolved: Json) -> tuple[dict[str, int], bool]:
+    """The bits by layer and whether biases are added; `RecipeError` where the resolved step is malformed."""
+    layers: Any = resolved.get("layers")
+    add_bias = resolved.get("bias_correction")
+    if not isinstance(layers, dict) or not isinstance(add_bias, bool):
+        raise RecipeError("quantize-weights: resolved must have layers (a mapping) and bias_correction")
+    bits: dict[str, int] = {}
+    for name, layer in layers.items():
+        number = layer.get("bits") if isinstance(layer, dict) else None
+        if type(number) is not int or number not in BITS:
+            raise RecipeError(
+                f"quantize-weights: {name} must have {BITS[0]} to {BITS[-1]} bits, not {number!r:.40}"
+            )
+        bits[name] = number
+    return bits, add_bias
+
+
+def _require_finite(means: dict[str, Tensor]) -> None:
+    for name, mean in means.items():
+        if not bool(torch.isfinite(mean).all()):
+            raise NetworkError(f"{name}: it computes NaN or infinity on the calibration examples")

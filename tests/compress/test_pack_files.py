@@ -1,0 +1,304 @@
+"""Packed files: the same weights back, honest figures, and nothing that a damaged or hostile file could do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quantize_networks import Residual, images, seeded, task_of
+from safetensors.torch import load_file
+from torch import nn
+
+from tenfold.cli import main
+from tenfold.compress import Recipe, Run, apply_recipe, load, pack, save, unpack
+from tenfold.compress.pack.container import DIGEST, HEAD
+from tenfold.compress.quantize import Nearest, PerChannel, PerGroup, Quantize, QuantizeWeights
+from tenfold.compress.registry import technique_class
+from tenfold.compress.saved import save_tensors
+from tenfold.compress.structure import read_structure
+from tenfold.compress.technique import Technique
+from tenfold.errors import OutputError, PackError, RecipeError
+
+pytest.importorskip("constriction")
+
+
+def wide() -> nn.Module:
+    return seeded(lambda: Residual(40))
+
+
+def saved(folder: Path, *steps: Technique, build: Callable[[], nn.Module] = wide) -> Path:
+    model = build()
+    task = task_of(model, images())
+    made, applied = apply_recipe(Recipe(steps), task, Run())
+    return save(folder, made, applied, inputs=task.example(1))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("packed")
+    pack(saved(folder / "a", QuantizeWeights(4, PerChannel(), rounding=Nearest())), folder / "a.pack")
+    return (folder / "a.pack").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(), (QuantizeWeights(6, PerChannel()),), (QuantizeWeights(3, PerGroup(7)),), (Quantize(),)],
+    ids=["fp32", "6 bits", "3 bits", "int8"],
+)
+def test_unpacks_to_the_same_file_and_the_same_answers(steps: tuple[Technique, ...], tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", *steps)
+    report = pack(folder, tmp_path / "a.pack")
+    unpack(tmp_path / "a.pack", tmp_path / "b")
+    for name in ("weights.safetensors", "structure.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    size = (tmp_path / "a.pack").stat().st_size
+    assert report.file_bytes == size < report.saved_bytes
+    charged = report.header_bytes + report.rest_bytes + round(report.achieved * report.weights / 8)
+    assert (
+        abs(charged - size) <= 1 or not steps
+    )  # without steps all tensors are weights, and none is the rest
+    with torch.no_grad():
+        answers = [load(where, base=wide)(images()) for where in (folder, tmp_path / "b")]
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_floats_of_every_width_come_back_to_the_last_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            values = torch.randn(64, 500, generator=torch.Generator().manual_seed(0)) * 0.02
+            special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan])
+            self.weight = nn.Parameter(values.to(dtype))
+            self.odd = nn.Parameter(torch.cat([special, torch.tensor([1e-41, 3e38])]).to(dtype))
+            self.register_buffer("empty", torch.empty(0, 3, dtype=dtype))
+            self.register_buffer("steps", torch.tensor(7))
+            self.register_buffer("mask", torch.tensor([True, False]))
+
+    folder = save(tmp_path / "a", Plain(), [], inputs=torch.zeros(1))
+    pack(folder, tmp_path / "a.pack")
+    unpack(tmp_path / "a.pack", tmp_path / "b")
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
+    assert (tmp_path / "a.pack").stat().st_size < 0.96 * (folder / "weights.safetensors").stat().st_size
+
+
+def test_floats_that_were_narrower_once_pay_for_no_more(tmp_path: Path) -> None:
+    sizes = []
+    for dtype in (torch.bfloat16, torch.float32):
+        layer = nn.Linear(200, 300, bias=False)
+        layer.weight.data = (
+            torch.randn(300, 200, generator=torch.Generator().manual_seed(0)).bfloat16().to(dtype)
+        )
+        folder = save(tmp_path / str(dtype), layer, [], inputs=torch.zeros(1, 200))
+        sizes.append(pack(folder, tmp_path / "x.pack").file_bytes)
+    assert sizes[1] < 1.01 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    "names", [("sparsify",), ("share",), ("sparsify", "share"), ("sparsify", "quantize")], ids="-".join
+)
+def test_a_network_stored_in_coded_form_unpacks_to_the_same_file(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "a", *(technique_class(name)() for name in names))
+    assert read_structure(folder / "structure.json").coded
+    report = pack(folder, tmp_path / "a.pack")
+    unpack(tmp_path / "a.pack", tmp_path / "b")
+    for name in ("weights.safetensors", "structure.json"):
+        assert (folder / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    made, again = (load(where, base=wide) for where in (folder, tmp_path / "b"))
+    with torch.no_grad():
+        assert torch.equal(made(images()), again(images()))
+    assert report.file_bytes < 0.95 * report.saved_bytes
+    numbers = sum(tensor.numel() for tensor in made.state_dict().values())
+    coded = len(read_structure(folder / "structure.json").coded)
+    assert 4 * numbers <= report.float_bytes <= 4 * (numbers + 7 * coded)
+
+
+def test_shared_weights_of_unequal_number_take_their_entropy(tmp_path: Path) -> None:
+    layer = nn.Linear(300, 400, bias=False)
+    places = torch.randn(400, 300, generator=torch.Generator().manual_seed(0)).mul(3).round().clamp(-15, 16)
+    layer.weight.data = torch.randn(32, generator=torch.Generator().manual_seed(1))[places.long() + 15]
+    folder = save(tmp_path / "a", layer, [], inputs=torch.zeros(1, 300))
+    report = pack(folder, tmp_path / "a.pack")
+    counts = torch.unique(places, return_counts=True)[1].double()
+    assert report.weights == layer.weight.numel()
+    entropy = float(counts @ (counts.sum() / counts).log2() / counts.sum())
+    table = load_file(folder / "weights.safetensors")["weight::table"]
+    learning = len(table) / 2 * math.log2(120_000)  # a code that learns K shares pays ½ log2 n bits for each
+    assert entropy < report.achieved < entropy + (8 * table.nbytes + learning) / 120_000
+    exact = pack(folder, tmp_path / "a.pack", step=0.5)
+    assert exact == report  # weights in coded form are not rounded any more
+
+
+def test_bits_that_no_place_needs_come_back_too(tmp_path: Path) -> None:
+    layer = nn.Linear(43, 101, bias=False)
+    layer.weight.data = torch.arange(101 * 43).reshape(101, 43) % 8 * 1.0
+    folder = save(tmp_path / "a", layer, [], inputs=torch.zeros(1, 43))
+    structure = read_structure(folder / "structure.json")
+    tensors = load_file(folder / "weights.safetensors")
+    assert structure.coded["weight"] == {"form": "table", "bits": 3}
+    tensors["weight::codes"][-1] |= 0b1000_0000  # 4343 codes of 3 bits leave 3 bits of the last byte
+    folder = save_tensors(tmp_path / "odd", tensors, structure)
+    pack(folder, tmp_path / "a.pack")
+    unpack(tmp_path / "a.pack", tmp_path / "b")
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
+
+
+def test_a_grid_step_rounds_weights_and_keeps_the_rest(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a")
+    exact, rough = pack(folder, tmp_path / "exact.pack"), pack(folder, tmp_path / "rough.pack", step=0.25)
+    assert rough.file_bytes < 0.3 * exact.file_bytes
+    unpack(tmp_path / "rough.pack", tmp_path / "b")
+    before, after = load(folder, base=wide).state_dict(), load(tmp_path / "b", base=wide).state_dict()
+    for name, value in before.items():
+        if value.dim() > 1 and value.numel() >= 256:
+            error = (after[name] - value).square().mean().sqrt() / value.square().mean().sqrt()
+            assert 0.04 < float(error) < 0.11  # 0.25 / √12 = 0.072, and a little more for fewer bits
+        else:
+            assert torch.equal(after[name], value)
+    again = pack(tmp_path / "b", tmp_path / "again.pack")
+    assert again.file_bytes > rough.file_bytes  # as floats, it is no grid any more
+
+
+def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="does not exist"):
+        pack(tmp_path / "none", tmp_path / "a.pack")
+    folder = saved(tmp_path / "a")
+    for step in (0.0, -1.0, 11.0, float("nan")):
+        with pytest.raises(PackError, match="standard deviations"):
+            pack(folder, tmp_path / "a.pack", step=step)
+    pack(folder, tmp_path / "a.pack")
+    with pytest.raises(OutputError, match="holds a saved network already"):
+        unpack(tmp_path / "a.pack", folder)
+    with pytest.raises(PackError, match="cannot be read"):
+        unpack(tmp_path / "none.pack", tmp_path / "b")
+    (tmp_path / "text.pack").write_text("not one of ours, and longer than the head of a file is")
+    with pytest.raises(PackError, match="is no packed network"):
+        unpack(tmp_path / "text.pack", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def refused(data: bytes, folder: Path) -> str:
+    """The error of unpacking `data`, which must not allocate more than such a file may claim."""
+    (folder / "bad.pack").write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PackError) as caught:
+            unpack(folder / "bad.pack", folder / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20
+    assert not (folder / "out").exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_found(
+    packed: bytes, tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
+) -> None:
+    data = bytearray(packed)
+    data[int(place * len(data))] ^= 1 << bit
+    refused(bytes(data), tmp_path_factory.mktemp("flip"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True), more=st.binary(min_size=0, max_size=8))
+def test_any_cut_or_longer_file_is_found(
+    packed: bytes, tmp_path_factory: pytest.TempPathFactory, share: float, more: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    refused(packed[: int(share * len(packed))], folder)
+    if more:
+        assert "has grown" in refused(packed + more, folder)
+
+
+def forged(
+    packed: bytes, change: Callable[[dict], object], codes: Callable[[bytes], bytes] = lambda c: c
+) -> bytes:  # type: ignore[type-arg]
+    """The file with its header changed and every length and checksum made right again: a hostile one."""
+    magic, version, compressed, _, _ = HEAD.unpack(packed[: HEAD.size])
+    start = HEAD.size + DIGEST
+    header = json.loads(zlib.decompress(packed[start : start + compressed]))
+    change(header)
+    text, body = json.dumps(header).encode(), codes(packed[start + compressed :])
+    small = zlib.compress(text)
+    head = HEAD.pack(magic, version, len(small), len(text), len(body))
+    return head + hashlib.sha256(head + small + body).digest() + small + body
+
+
+HOSTILE: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
+    "absurd shape": lambda h: h["entries"][0].update(shape=[2**40]),
+    "many shapes": lambda h: h["entries"][0].update(shape=[2**10] * 16),
+    "negative": lambda h: h["entries"][0].update(shape=[-5]),
+    "true": lambda h: h["entries"][0].update(shape=[True]),
+    "huge number": lambda h: h["entries"][0].update(shape=[10**400]),
+    "code": lambda h: h["entries"][0].update(code=10**9),
+    "form": lambda h: h["entries"][0].update(form="pickle"),
+    "dtype": lambda h: h["entries"][0].update(dtype="object"),
+    "rows": lambda h: [e.update(rows=0) for e in h["entries"] if e["form"] == "codes"],
+    "bits": lambda h: [e.update(bits=64) for e in h["entries"] if e["form"] == "codes"],
+    "range": lambda h: [e.update(low=-(10**6)) for e in h["entries"] if e["form"] == "codes"],
+    "mean": lambda h: [e.update(mean=0.0) for e in h["entries"] if e["form"] == "codes"],
+    "infinite": lambda h: [e.update(mean=float("inf")) for e in h["entries"]],
+    "key": lambda h: h["entries"][0].update(extra=1),
+    "crc": lambda h: h["entries"][0].update(crc=1),
+    "twice": lambda h: h["entries"].append(h["entries"][0]),
+    "none": lambda h: h.update(entries=7),
+    "structure": lambda h: h.update(structure={}),
+    "technique": lambda h: h["structure"]["steps"][0]["technique"].update(technique="os.system"),
+    "shorter": lambda h: h["entries"].pop(),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_header_is_refused(packed: bytes, name: str, tmp_path: Path) -> None:
+    refused(forged(packed, HOSTILE[name]), tmp_path)
+
+
+def test_codes_that_mean_something_else_and_headers_that_expand_are_refused(
+    packed: bytes, tmp_path: Path
+) -> None:
+    def turned(codes: bytes) -> bytes:
+        return codes[::-1]
+
+    refused(forged(packed, lambda h: None, turned), tmp_path)
+    refused(forged(packed, lambda h: None, lambda codes: bytes(len(codes))), tmp_path)
+    refused(forged(packed, lambda h: None, lambda codes: b"\xff" * len(codes)), tmp_path)
+    bomb = zlib.compress(bytes(50 << 20))
+    for claim in (len(bomb), 2**31):
+        head = HEAD.pack(b"TENFOLDP", 1, len(bomb), claim, 0)
+        refused(head + hashlib.sha256(head + bomb).digest() + bomb, tmp_path)
+
+
+def test_the_commands_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path / "a", QuantizeWeights(5, PerChannel(), rounding=Nearest()))
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        return int(left.value.code or 0)
+
+    figures = tmp_path / "figures.json"
+    assert run("pack", str(folder), str(tmp_path / "a.pack"), "--json", str(figures)) == 0
+    assert "everything charged" in capsys.readouterr().out
+    written = json.loads(figures.read_text())
+    assert written["file_bytes"] == (tmp_path / "a.pack").stat().st_size
+    assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b")) == 0
+    assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
+    assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b")) == 1
+    assert "--overwrite" not in capsys.readouterr().out
+    assert run("pack", str(folder), str(tmp_path / "c.pack"), "--bits", "4") == 1
+    assert "--bits needs --data" in capsys.readouterr().err

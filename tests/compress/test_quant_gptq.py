@@ -1,0 +1,120 @@
+"""GPTQ against a naive recursion, brute force and rounding to nearest; and the columns that layers multiply."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tenfold.compress.quantize.gptq import gptq, inverse_factor, output_error
+from tenfold.compress.quantize.grid import Grid, PerChannel, PerGroup, ZeroPoint
+from tenfold.compress.quantize.layer_inputs import matrix_of, second_moments, weight_of
+from tenfold.compress.quantize.layers import find_layers
+from tenfold.compress.quantize.observe import Observer
+from tenfold.compress.quantize.ranges import fit_grid
+from tenfold.compress.quantize.simplify import capture_folded
+
+
+def problem(
+    seed: int, rows: int, width: int, examples: int, bits: int = 3, group: int = 0
+) -> tuple[Tensor, Tensor, Grid]:
+    """A weight, the second moments (1, K, K) of correlated inputs, and a grid."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(width, width, generator=generator)
+    x = mixing @ torch.randn(width, examples, generator=generator)
+    matrix = torch.randn(rows, width, generator=generator)
+    granularity = PerGroup(group) if group else PerChannel()
+    grid = fit_grid(matrix, bits, granularity, ZeroPoint.INTEGER, Observer.MINMAX)
+    return matrix, (x @ x.T).double()[None], grid
+
+
+def naive_obs(matrix: Tensor, hessian: Tensor, grid: Grid, damping: float, by_activation: bool) -> Tensor:
+    """The optimal brain surgeon one weight at a time, the inverse shrunk by elimination: codes (R, K)."""
+    width = matrix.shape[1]
+    scale, zero = (v.double().expand(matrix.shape) for v in grid.columns(width))
+    damped = hessian + damping * hessian.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+    left = (
+        hessian.diagonal().argsort(descending=True, stable=True).tolist()
+        if by_activation
+        else list(range(width))
+    )
+    w, codes = matrix.double().clone(), torch.zeros(matrix.shape, dtype=torch.uint8)
+    inverse = torch.linalg.inv(damped)
+    for i in left:
+        q = torch.round(w[:, i] / scale[:, i] + zero[:, i]).clamp(0, grid.top)
+        error = w[:, i] - scale[:, i] * (q - zero[:, i])
+        w -= error[:, None] / inverse[i, i] * inverse[i]
+        inverse -= torch.outer(inverse[:, i], inverse[i]) / inverse[i, i]
+        codes[:, i] = q.to(torch.uint8)
+    return codes
+
+
+@pytest.mark.parametrize("by_activation", [True, False])
+@pytest.mark.parametrize(("width", "group"), [(12, 0), (150, 32), (40, 16)])
+def test_equals_the_naive_recursion(width: int, group: int, by_activation: bool) -> None:
+    matrix, hessian, grid = problem(width, 5, width, 4 * width, group=group)
+    fast = gptq(matrix, hessian, grid, damping=0.01, by_activation=by_activation)
+    assert torch.equal(fast, naive_obs(matrix, hessian[0], grid, 0.01, by_activation))
+
+
+def test_groups_are_rounded_as_so_many_layers() -> None:
+    parts = [problem(seed, 3, 9, 50) for seed in range(4)]
+    matrix, hessian = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    grid = Grid(3, torch.cat([p[2].scale for p in parts]), torch.cat([p[2].zero_point for p in parts]))
+    expected = torch.cat([gptq(*part) for part in parts])
+    assert torch.equal(gptq(matrix, hessian, grid), expected)
+
+
+def test_never_beats_brute_force_and_beats_nearest_on_the_whole() -> None:
+    totals = {"brute": 0.0, "gptq": 0.0, "nearest": 0.0}
+    for seed in range(60):
+        matrix, hessian, grid = problem(seed, 1, 4, 12, bits=2)
+        choices = torch.tensor(list(product(range(4), repeat=4)), dtype=torch.uint8)
+        errors = {
+            "brute": min(output_error(grid.dequantized(c[None]) - matrix, hessian) for c in choices),
+            "gptq": output_error(grid.dequantized(gptq(matrix, hessian, grid)) - matrix, hessian),
+            "nearest": output_error(grid.rounded(matrix) - matrix, hessian),
+        }
+        assert errors["brute"] <= errors["gptq"] * (1 + 1e-9)
+        assert errors["brute"] <= errors["nearest"] * (1 + 1e-9)
+        totals = {name: totals[name] + errors[name] for name in totals}
+    assert totals["brute"] < totals["gptq"] < 0.85 * totals["nearest"]
+
+
+def test_singular_and_dead_inputs_are_rounded_to_nearest_where_nothing_is_known() -> None:
+    matrix, hessian, grid = problem(0, 3, 8, 2)  # of rank 2
+    hessian[:, 5], hessian[:, :, 5] = 0.0, 0.0
+    codes = gptq(matrix, hessian, grid, damping=1e-12)
+    assert torch.equal(codes[:, 5], grid.quantized(matrix)[:, 5])
+    assert torch.equal(gptq(matrix, torch.zeros_like(hessian), grid), grid.quantized(matrix))
+    factor = inverse_factor(hessian, 0.01)
+    assert bool(torch.isfinite(factor).all())
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(6, 8, 3, padding=1, bias=False), (4, 6, 7, 7)),
+        (nn.Conv2d(6, 9, (3, 2), stride=(2, 1), dilation=(1, 2), groups=3, bias=False), (4, 6, 9, 9)),
+        (nn.Conv2d(6, 6, 4, padding="same", groups=6, bias=False), (4, 6, 7, 7)),
+        (nn.Conv1d(4, 6, 5, stride=2, padding=2, bias=False), (4, 4, 20)),
+        (nn.Conv3d(2, 4, 2, bias=False), (4, 2, 4, 4, 4)),
+        (nn.Linear(5, 7, bias=False), (4, 3, 5)),
+    ],
+    ids=str,
+)
+def test_second_moments_give_the_error_of_the_layers_output(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(shape, generator=generator)
+    (found,) = find_layers(capture_folded(layer, x).graph)
+    weight = layer.weight.detach()  # type: ignore[union-attr, operator]
+    change = 0.1 * torch.randn(weight.shape, generator=generator)
+    with torch.no_grad():
+        before = layer(x)
+        layer.weight += change  # type: ignore[operator]
+        expected = float((layer(x) - before).double().square().sum())
+    hessian = second_moments(found, x, weight)
+    assert output_error(matrix_of(change, found.axis), hessian) == pytest.approx(expected, rel=1e-4)
+    assert torch.equal(weight_of(matrix_of(change, found.axis), tuple(change.shape), found.axis), change)
