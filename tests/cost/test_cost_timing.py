@@ -40,21 +40,21 @@ def clock(monkeypatch) -> Clock:
 
 
 def test_times_runs_and_warm_up(clock):
-    found = measure({"a": clock.candidate("a", 0.01), "b": clock.candidate("b", 0.02)}, seconds=10)
-    assert found["a"].median_ms == pytest.approx(10)
-    assert found["b"].median_ms == pytest.approx(20)
+    found = measure({"a": clock.candidate("a", 0.06), "b": clock.candidate("b", 0.12)}, seconds=60)
+    assert found["a"].median_ms == pytest.approx(60)
+    assert found["b"].median_ms == pytest.approx(120)
     assert found["a"].iqr_ms == pytest.approx(0, abs=1e-9)
     assert found["a"].warmup_runs == found["b"].warmup_runs == 10  # two windows of five agree
     assert found["a"].drift_passed
     assert found["a"].runs == found["b"].runs == len(found["a"].rounds_ms)
-    assert found["a"].runs == pytest.approx(9.7 / 0.03, rel=0.01)
+    assert found["a"].runs == pytest.approx(58.2 / 0.18, rel=0.01)
     assert ratio(found["b"], found["a"]).value == pytest.approx(2)
     json.dumps(found["a"].to_json(), allow_nan=False)
 
 
 def test_candidates_are_interleaved_in_changing_order(clock):
     names = ["a", "b", "c"]
-    measure({name: clock.candidate(name, 0.01) for name in names}, seconds=10, max_runs=50)
+    measure({name: clock.candidate(name, 0.06) for name in names}, seconds=60, max_runs=50)
     rounds = [clock.calls[start : start + 3] for start in range(30, len(clock.calls), 3)]
     assert len(rounds) == 50
     assert all(sorted(one) == names for one in rounds)

@@ -19,13 +19,18 @@ FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --d
 
 
 def dom(data: dict[str, Any], tmp_path: Path) -> str:
-    """The page's HTML after its scripts have run, less their text."""
+    """The page of `data` after its scripts have run, less their text."""
     path = tmp_path / "report.html"
     write_report(data, path)
+    return rendered(path)
+
+
+def rendered(path: Path) -> str:
+    """The HTML of a page after its scripts have run, less their text."""
     command = [
         str(BROWSER),
         *FLAGS.split(),
-        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--user-data-dir={path.parent / 'profile'}",
         "--virtual-time-budget=4000",
         "--dump-dom",
         path.as_uri(),

@@ -48,6 +48,13 @@ def test_after_a_success_only_cheaper_ones():
     assert choose_next(FRONT, [met], 0.01, 0.002, "latency").proposal.latency_ms < 3.0
 
 
+def test_after_one_that_only_costs_too_much_only_cheaper_ones():
+    dear = Tried(FRONT[2], 0.001, 0.003, met=False, measured=3.5, within=False)
+    chosen = choose_next(FRONT, [dear], 0.01, 0.002, "latency")
+    assert not chosen.extend
+    assert chosen.proposal in FRONT[3:]
+
+
 def test_a_near_miss_with_nothing_milder_is_healed_on():
     failed = Tried(FRONT[1], 0.012, 0.014, met=False)
     chosen = choose_next(FRONT, [failed], 0.01, 0.002, "latency")

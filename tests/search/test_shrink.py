@@ -66,8 +66,20 @@ def test_the_best_network_loads_and_answers_as_its_export(run, task):
 def test_a_second_call_makes_nothing_again(run, task):
     out, _ = run
     before = {path: path.stat().st_mtime_ns for path in out.glob("points/*/*.onnx")}
-    tenfold.shrink(task, None, out=out, time_limit=LIMIT)
+    again = tenfold.shrink(task, None, out=out, time_limit=LIMIT, report=stop_early)  # nothing is begun
+    assert again.to_json() == json.loads((out / "frontier.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in out.glob("points/*/*.onnx")} == before
+
+
+def test_a_finished_run_goes_on_with_more_time(run, task):
+    with pytest.raises(StopEarly):
+        tenfold.shrink(task, None, out=run[0], time_limit=2 * LIMIT, report=stop_early)
+
+
+def test_another_metric_is_another_run(run, task):
+    other = tenfold.Task(task.model, task.train, task.validation, task.test, metric=lambda o, t: 0.5)
+    with pytest.raises(OutputError, match="different metric"):
+        tenfold.shrink(other, None, out=run[0], time_limit=LIMIT)
 
 
 def test_another_run_is_refused_before_any_work(run, task):

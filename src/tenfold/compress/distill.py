@@ -359,7 +359,7 @@ def teacher_outputs(
     teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None
 ) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
-    key = f"teacher outputs {fingerprint(teacher, split)}"
+    key = f"teacher outputs {fingerprint(teacher, split)} {precision}"
     if key not in run.cache:
         run.cache[key] = TeacherOutputs(teacher, split, precision=precision, folder=run.folder)
     outputs: TeacherOutputs = run.cache[key]

@@ -5,14 +5,14 @@ from tenfold.cost.calibrating import calibrate
 from tenfold.cost.calling import Inputs, as_args, batch_size, call, main_output, map_inputs
 from tenfold.cost.catalogue import catalogue_device, catalogue_machine, catalogue_names, read_device
 from tenfold.cost.count import profile
-from tenfold.cost.cpu import cpu_features, has_int8_dot_product, vector_lanes
+from tenfold.cost.cpu import cpu_count, cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
 from tenfold.cost.device_prediction import NetworkPrediction, annotate, predict_network, roofline_ms
 from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.memory import own_peak_rss, peak_rss
 from tenfold.cost.predict import LatencyModel, Prediction
 from tenfold.cost.provenance import environment
-from tenfold.cost.record import LayerCost, OperatorCost, OperatorTotal, Profile
+from tenfold.cost.record import LayerCost, LiveTensor, OperatorCost, OperatorTotal, Profile
 from tenfold.cost.roofline import Machine, MemoryLevel, attainable, ridge
 from tenfold.cost.size import predicted_size
 from tenfold.cost.statistics import (
@@ -25,7 +25,6 @@ from tenfold.cost.statistics import (
     wilson_interval,
 )
 from tenfold.cost.timing import Timing, measure, ratio
-from tenfold.cost.typed import read_inputs
 
 __all__ = [
     "Device",
@@ -34,6 +33,7 @@ __all__ = [
     "Interval",
     "LatencyModel",
     "LayerCost",
+    "LiveTensor",
     "Machine",
     "MemoryLevel",
     "NetworkPrediction",
@@ -53,6 +53,7 @@ __all__ = [
     "catalogue_device",
     "catalogue_machine",
     "catalogue_names",
+    "cpu_count",
     "cpu_features",
     "environment",
     "fused",
@@ -68,7 +69,6 @@ __all__ = [
     "predicted_size",
     "profile",
     "ratio",
-    "read_inputs",
     "read_device",
     "register",
     "ridge",

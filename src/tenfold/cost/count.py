@@ -30,7 +30,7 @@ from tenfold.cost.fusion import fused_peak
 from tenfold.cost.liveness import storage_key
 from tenfold.cost.modules import ModuleStack, unchanged
 from tenfold.cost.packed import bytes_of, packed_of, stored_bytes, unpacked
-from tenfold.cost.record import Profile, layers_of
+from tenfold.cost.record import Profile, layers_of, live_tensors
 from tenfold.errors import NetworkError
 
 UNCOMPILED = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
@@ -149,6 +149,9 @@ def _summary(
         active_params=active_params(model, params),
         fused_peak_activation_bytes=fused_peak(
             operators, counter.storages_used, counter.liveness.sizes, results
+        ),
+        peak_tensors=live_tensors(
+            counter.liveness.at_peak(), counter.liveness.sizes, operators, counter.storages_used
         ),
     )
 

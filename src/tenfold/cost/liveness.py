@@ -20,6 +20,8 @@ class Liveness:
         self.sizes: list[int] = []
         self._live: dict[int, tuple[weakref.ref[object], int]] = {}  # address -> life, number
         self._ignored: dict[int, Tensor] = {}
+        self._seen_at_peak = 0  # storages that had appeared when the peak was reached
+        self._freed_since: list[int] = []  # numbers of those freed after it
 
     def ignore(self, tensor: Tensor) -> None:
         """Leave this tensor's storage out, which is a weight's."""
@@ -36,12 +38,15 @@ class Liveness:
 
             def free(_: object, key: int = key, size: int = size) -> None:
                 self.current -= size
-                del self._live[key]
+                self._freed_since.append(self._live.pop(key)[1])
 
             self._live[key] = (weakref.ref(storage, free), len(self.sizes))
             self.sizes.append(size)
             self.current += size
-        self.peak = max(self.peak, self.current)
+        if self.current > self.peak:
+            self.peak = self.current
+            self._seen_at_peak = len(self.sizes)
+            self._freed_since.clear()
 
     def is_new(self, tensor: Tensor) -> bool:
         """Whether this tensor's storage has not been seen yet."""
@@ -52,6 +57,11 @@ class Liveness:
         """The numbers of the live storages behind these tensors, each once."""
         live = (self._live.get(storage_key(tensor)) for tensor in tensors)
         return tuple(sorted({found[1] for found in live if found is not None}))
+
+    def at_peak(self) -> list[int]:
+        """The numbers of the storages that were alive when the peak was first reached."""
+        alive = [*self._freed_since, *(number for _, number in self._live.values())]
+        return sorted(number for number in alive if number < self._seen_at_peak)
 
 
 def storage_key(tensor: Tensor) -> int:

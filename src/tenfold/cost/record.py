@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ POINTWISE = "pointwise"
 REDUCTION = "reduction"  # softmax, pooling, sums, sorting, transforms
 MOVEMENT = "movement"  # copies, gathers, padding
 UNKNOWN = "unknown"
+
+INPUT = "input"  # what stands for the maker of a network's input
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,20 @@ class OperatorTotal:
 
 
 @dataclass(frozen=True)
+class LiveTensor:
+    """A tensor in memory, by the operator that made it; one that nothing made is an input of the network."""
+
+    layer: str
+    op: str  # "input" for an input of the network
+    shape: tuple[int, ...] | None  # None for one that is not its operator's first output
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as plain JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Profile:
     """What one forward pass of a network costs, counted and not measured.
 
@@ -132,7 +149,7 @@ class Profile:
     `active_params` leaves out the experts that do not act on a token. `weight_bytes` holds parameters and buffers,
     each storage once. `activation_bytes` is the size of everything that operators write. `peak_activation_bytes`
     is the largest sum of tensors alive at a time as eager execution allocates them, the network's inputs included,
-    its weights and the workspaces of libraries not; `fused_peak_activation_bytes` is what a runtime needs that fuses
+    its weights and the workspaces of libraries not; `peak_tensors` are those, the largest first. `fused_peak_activation_bytes` is what a runtime needs that fuses
     (`fusion.fused_peak`). `unknown` names the operators that no formula covers: their bytes are counted, their
     arithmetic is not.
     """
@@ -151,6 +168,7 @@ class Profile:
     unknown: tuple[str, ...] = ()
     active_params: int = 0
     fused_peak_activation_bytes: int = 0
+    peak_tensors: tuple[LiveTensor, ...] = ()
     prediction: Prediction | None = None  # of one call, where a device was given
 
     @property
@@ -225,6 +243,7 @@ class Profile:
             "peak_activation_bytes": self.peak_activation_bytes,
             "fused_peak_activation_bytes": self.fused_peak_activation_bytes,
             "peak_layer": self.peak_layer,
+            "peak_tensors": [tensor.to_json() for tensor in self.peak_tensors],
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "intensity": self.intensity,
@@ -271,6 +290,32 @@ def layers_of(operators: Iterable[OperatorCost], param_sizes: dict[int, int]) ->
         )
         for key, calls in groups.items()
     )
+
+
+def live_tensors(
+    storages: Iterable[int],
+    sizes: Sequence[int],
+    operators: Sequence[OperatorCost],
+    storages_used: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+) -> tuple[LiveTensor, ...]:
+    """What lies in these `storages` (numbers into `sizes`), by its first writer, the largest first."""
+    makers: dict[int, OperatorCost] = {}
+    for operator, (_, written) in zip(operators, storages_used, strict=True):
+        for number in written:
+            makers.setdefault(number, operator)
+    tensors = []
+    for number in storages:
+        size, maker = sizes[number], makers.get(number)
+        if size == 0:
+            continue  # an output that was not asked for
+        if maker is None:
+            tensors.append(LiveTensor("", INPUT, None, size))
+            continue
+        # A storage of another size than any type gives the output's shape holds another of its outputs.
+        elements = math.prod(maker.output_shape)
+        shape = maker.output_shape if size in (elements * item for item in (1, 2, 4, 8, 16)) else None
+        tensors.append(LiveTensor(maker.layer, maker.op, shape, size))
+    return tuple(sorted(tensors, key=lambda tensor: tensor.bytes, reverse=True))
 
 
 def _operator_total(op: str, kind: str, layers: Sequence[LayerCost]) -> OperatorTotal:

@@ -26,7 +26,8 @@ WARMUP_WINDOW = 5  # calls in a window of the drift test
 DRIFT_TOLERANCE = 0.05  # how far the medians of two windows in succession may lie apart
 MAX_BURST = 16  # calls of one candidate in one round, at most
 BURST_SECONDS = 5e-3  # that a burst of a fast candidate takes
-REFILLS = 2  # calls at the start of a burst that are not counted; a call longer than a burst has none
+# Calls at the start of a turn that are not counted, by how long a call takes: the longer, the less caches matter.
+REFILLS = ((BURST_SECONDS, 2), (10 * BURST_SECONDS, 1))
 
 Progress = Callable[[float, str], None]
 
@@ -83,8 +84,8 @@ def measure(
     Warm-up: each is called until the medians of two successive windows of 5 calls differ by at most 5%, or its
     share of a quarter of the time is used. Then come rounds in which every candidate runs, in an order shuffled
     for each round, until the time is over or each has `max_runs` runs. In a round, candidates of under 5 ms run
-    several times, up to 16, after two calls that are not counted; where the slowest leaves too few rounds for
-    `min_runs`, other fast ones run several times too. Time goes before `min_runs`: a round starts only if it is
+    several times, up to 16, after two calls that are not counted (after one, if a call takes 5 to 50 ms); where the
+    slowest leaves too few rounds for `min_runs`, other fast ones run several times too. Time goes before `min_runs`: a round starts only if it is
     expected to end in time, but each candidate runs at least once. Garbage collection is off meanwhile. An
     exception of a candidate is raised as it is, with a note that names the candidate.
     """
@@ -161,9 +162,8 @@ def _rounds(
         begun = time.perf_counter()
         random.shuffle(order)
         for name in order:
-            if len(order) > 1 and warm[name].call_seconds < BURST_SECONDS:
-                for _ in range(REFILLS):
-                    _time(name, candidates[name])
+            for _ in range(_refills(warm[name].call_seconds) if len(order) > 1 else 0):
+                _time(name, candidates[name])
             samples[name].append([_time(name, candidates[name]) for _ in range(bursts[name])])
         now = time.perf_counter()
         longest = max(longest, now - begun)
@@ -171,6 +171,10 @@ def _rounds(
         say(min(1.0, (now - start) / (deadline - start)), f"measuring, round {rounds}")
         if now + min(longest, 1.5 * (now - begun)) > deadline or rounds * min(bursts.values()) >= max_runs:
             return samples
+
+
+def _refills(call_seconds: float) -> int:
+    return next((calls for limit, calls in REFILLS if call_seconds < limit), 0)
 
 
 def _bursts(warm: Mapping[str, _Warm], seconds: float, min_runs: int) -> dict[str, int]:

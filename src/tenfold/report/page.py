@@ -19,8 +19,14 @@ from markupsafe import Markup
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, scripts: Sequence[str], plotly: bool = True, **context: Any) -> str:
-    """The page of `template` (a name in `templates/`) with these scripts, in order, behind plotly.js."""
+def render(
+    template: str,
+    scripts: Sequence[str],
+    plotly: bool = True,
+    styles: Sequence[str] = ("page.css",),
+    **context: Any,
+) -> str:
+    """The page of `template` (a name in `templates/`) with these styles and scripts, in order, behind plotly.js."""
     sources = [_plotly()] if plotly else []
     sources += [(TEMPLATES / name).read_text(encoding="utf-8") for name in scripts]
     inline = [_inline(source) for source in sources]
@@ -34,7 +40,7 @@ def render(template: str, scripts: Sequence[str], plotly: bool = True, **context
     )
     return environment.get_template(template).render(
         **context,
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        style=Markup("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)),
         scripts=[Markup(source) for source in inline],
         # plotly.js writes its own style rules, and hands a saved picture over as a blob.
         policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:",

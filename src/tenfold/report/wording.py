@@ -33,13 +33,21 @@ def size(value: float | None) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A plain count in thousands, millions and billions: 125_000_000 -> '125 M'."""
+    """A plain count in thousands, millions, billions and so on: 125_000_000 -> '125 M'."""
     if value is None:
         return NOT_MEASURED
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{significant(value / factor)} {unit}"
     return f"{value:.0f}"
+
+
+def prefixed(value: float) -> str:
+    """A rate or a round value with a decimal prefix, for axes: 7.3e10 -> '73 G', 500 -> '500 '; a unit follows."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
 
 
 def duration(seconds: float | None) -> str:

@@ -31,8 +31,10 @@ def add_baselines(job: Job) -> dict[str, str]:
             if job.store.has(point_id) or point_id in skipped:
                 continue
             progress(number / len(LABELS), label)
-            with job.store.claimed(point_id) as mine:
-                if not mine:
+            # Everything is compared with the original, so it is waited for; others are left to whoever makes them.
+            held = job.store.waiting_for if point_id == ORIGINAL else job.store.claimed
+            with held(point_id) as mine:
+                if not mine or job.store.has(point_id):
                     continue
                 try:
                     add_baseline(job, Point(point_id, "baseline", label, precision))

@@ -29,6 +29,7 @@ class Healed:
     steps: tuple[Step, ...]
     passes: float
     seconds_per_pass: float | None
+    seconds: float = 0.0  # of the last healing
 
 
 def heal(job: Job, before: Healed, seconds: float, progress: Progress) -> Healed:
@@ -44,9 +45,10 @@ def heal(job: Job, before: Healed, seconds: float, progress: Progress) -> Healed
         repeatable = Distill(
             epochs=passes, precision=found["precision"], teacher_precision=found["teacher_precision"]
         )
-    pace = (time.monotonic() - began) / passes if passes > 0 else before.seconds_per_pass
+    seconds_taken = time.monotonic() - began
+    pace = seconds_taken / passes if passes > 0 else before.seconds_per_pass
     step = Step(repeatable, applied.resolved)
-    return Healed(applied.model, (*before.steps, step), before.passes + passes, pace)
+    return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)
 
 
 def cut(job: Job, proposal: Proposal, progress: Progress) -> Healed:

@@ -20,7 +20,11 @@ UNDERHEALED = (
 
 @dataclass(frozen=True)
 class Tried:
-    """A healed finalist: its drop on validation, the upper end of the interval, whether all limits are met."""
+    """A healed finalist: its drop on validation, the upper end of the interval, whether all limits are met.
+
+    `within` tells whether the limits on latency, size and memory are: one that misses those alone was accurate
+    enough, and what follows must be cheaper, not milder.
+    """
 
     proposal: Proposal
     drop: float
@@ -30,6 +34,7 @@ class Tried:
     seconds_per_pass: float | None = None
     name: str = ""
     measured: float | None = None  # milliseconds or bytes, what is minimised
+    within: bool = True
 
     def cost(self, minimize: str) -> float:
         """What is to be small, as measured, or as predicted where it was not."""
@@ -60,9 +65,9 @@ def choose_next(
 ) -> Next | None:
     """The cheapest proposal whose expected drop, with the interval's half width, stays within the tolerance.
 
-    `passes` says how many passes of healing there is time for. After a failure only proposals that are expected
-    to lose less are tried, after a success only cheaper ones. Where nothing milder than a failure is left, the
-    best failed one is healed on. None if there is nothing sensible left to do.
+    `passes` says how many passes of healing there is time for. After a loss that was too large only proposals that
+    are expected to lose less are tried; after a success, or one that only cost too much, only cheaper ones. Where
+    nothing milder than a failure is left, the best failed one is healed on. None if there is nothing sensible left.
     """
     slope = loss_per_damage(
         [(t.proposal.damage, t.drop - UNDERHEALED / t.passes) for t in tried if t.passes > 0]
@@ -72,15 +77,16 @@ def choose_next(
         return slope * proposal.damage + UNDERHEALED / max(passes(proposal), 0.1)
 
     done = {t.proposal.plan for t in tried}
-    failed = [expected(t.proposal) for t in tried if not t.met]
+    failed = [expected(t.proposal) for t in tried if not t.met and t.within]
     passed = [t.cost(minimize) for t in tried if t.met]
+    dear = [t.cost(minimize) for t in tried if not t.within]
     options = [
         p
         for p in front
         if p.plan not in done
         and not p.plan.untouched
         and (not failed or expected(p) < min(failed))
-        and (not passed or p.cost(minimize) < min(passed))
+        and (not passed + dear or p.cost(minimize) < min(passed + dear))
     ]
     likely = [p for p in options if expected(p) + half_width <= SAFETY * tolerance]
     if likely:
@@ -89,6 +95,7 @@ def choose_next(
         # A success stands; the mildest step beyond it is worth a try only if the guess is near the limit.
         near = [p for p in options if expected(p) + half_width <= NEAR * tolerance]
         return Next(min(near, key=expected)) if near else None
-    if tried and min(tried, key=lambda t: t.drop_high).drop < 2 * tolerance:
-        return Next(min(tried, key=lambda t: t.drop_high).proposal, extend=True)
+    lossy = [t for t in tried if not t.met and t.within]
+    if lossy and min(lossy, key=lambda t: t.drop_high).drop < 2 * tolerance:
+        return Next(min(lossy, key=lambda t: t.drop_high).proposal, extend=True)
     return Next(min(options, key=expected)) if options else None

@@ -22,6 +22,7 @@ from tenfold.search.point import Point
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES
 
+RESULT = "frontier.json"
 MEASURED_SHARE = 0.05  # of the time limit, for the last timing
 LONGEST_MEASURE = 30.0
 SLACK_SECONDS = 4.0  # for choosing, copying and the report
@@ -77,7 +78,7 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
     put_best(job, best)
     frontier.sections = sections(job, best, provenance)
     write_report(frontier.to_json(), job.store.root / "report.html")
-    write_json(job.store.root / "frontier.json", frontier.to_json())
+    write_json(job.store.root / RESULT, frontier.to_json())
     return frontier
 
 

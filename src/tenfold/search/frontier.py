@@ -19,6 +19,7 @@ SCHEMA = 1
 UNITS = {"latency_ms": "ms", "size_mb": "MB", "memory_mb": "MB", "max_drop": "points"}
 # Two medians closer than this share of each other are a tie: repeated runs of one file differ by as much.
 TIE = 0.03
+TIE_DROP = 0.002  # of the metric: a baseline may lose so much more and still make a candidate needless
 
 
 def dominates(a: Point, b: Point) -> bool:
@@ -46,9 +47,14 @@ def mark(points: Sequence[Point], budget: Budget) -> None:
 
 
 def is_useless(point: Point, baselines: Sequence[Point]) -> bool:
-    """Whether some baseline is as small and as fast, so that the candidate buys nothing."""
+    """Whether some baseline is as small, as fast and as good, so that the candidate buys nothing."""
     return any(
-        point.size_bytes is not None
+        base.validation_drop is not None
+        and (
+            point.validation_drop is None
+            or base.validation_drop <= max(point.validation_drop, 0.0) + TIE_DROP
+        )
+        and point.size_bytes is not None
         and base.size_bytes is not None
         and point.latency_ms is not None
         and base.latency_ms is not None
@@ -138,6 +144,23 @@ class Frontier:
     def artifact(self, point_id: str) -> Artifact:
         """The artefact of a point: `.run(x)` answers through the runtime that serves it."""
         return opened(self.folder, self[point_id], self.network)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], folder: Path, network: nn.Module) -> Frontier:
+        """The frontier that frontier.json in `folder` tells of; `network` is the original."""
+        own = ("points", "best", "feasible", "binding", "message", "budget", "minimize", "schema", "original")
+        return cls(
+            points=[Point.from_json(point) for point in data["points"]],
+            best_id=data["best"],
+            feasible=data["feasible"],
+            binding=data["binding"],
+            message=data["message"],
+            budget=Budget(**data["budget"]),
+            minimize=data["minimize"],
+            folder=folder,
+            network=network,
+            sections={key: value for key, value in data.items() if key not in own},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The content of frontier.json."""

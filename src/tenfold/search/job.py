@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tenfold.compress import Recipe, Run, Step
-from tenfold.cost import Device, Profile, measure, profile
+from tenfold.cost import Device, Interval, Profile, cpu_count, measure, profile
 from tenfold.data import Task
 from tenfold.deploy import Artifact, deploy_eager, peak_memory
 from tenfold.files import write_json
@@ -27,6 +26,7 @@ from tenfold.search.serving import serve, verified
 from tenfold.search.store import Store
 
 Progress = Callable[[float, str], None]
+KEEP_TIME_EVERY = 5.0  # seconds
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
 SCORING_SHARE = 0.04  # of the time limit, for a baseline that nothing depends on
 
@@ -47,7 +47,7 @@ class Job:
     @property
     def threads(self) -> int:
         """Threads for work that is not timed."""
-        return os.cpu_count() or 1
+        return cpu_count()
 
     def run(self, progress: Progress = lambda fraction, text: None, seconds: float = math.inf) -> Run:
         """The context that techniques get; they must return within `seconds`."""
@@ -69,7 +69,13 @@ class Job:
 
     def keep_time(self) -> None:
         """Write down the seconds spent so far."""
+        self.cache["time kept"] = self.clock.spent()
         self.store.finish_step("clock", {"seconds": round(self.clock.spent(), 2)})
+
+    def note_time(self) -> None:
+        """As `keep_time`, if that was some seconds ago: a process that is killed must not be given them again."""
+        if self.clock.spent() - self.cache.get("time kept", 0.0) > KEEP_TIME_EVERY:
+            self.keep_time()
 
     def artifact(self, point: Point) -> Artifact:
         """A finished point's artefact."""
@@ -155,7 +161,10 @@ def fill_scores(
     """Score and drop on a split, with intervals, into the point."""
     metric = job.task.metric
     assert callable(metric)  # `Task` looks names up
-    value, loss = scored(metric, outputs, targets), dropped(metric, original, outputs, targets)
+    value = scored(metric, outputs, targets)
+    # The original loses nothing against itself: no interval is to say that it might.
+    same = point.id == ORIGINAL
+    loss = Interval(0.0, 0.0, 0.0) if same else dropped(metric, original, outputs, targets)
     if split == "validation":
         point.validation_score = value.value
         point.validation_drop, point.validation_drop_low, point.validation_drop_high = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from tenfold.search.outlook import Outlook
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.scoring import half_width
+from tenfold.search.space import Plan
 from tenfold.search.structures import Structures
 
 
@@ -25,6 +27,7 @@ def heal_finalists(job: Job, structures: Structures) -> None:
     tried: list[Tried] = []
     healed: dict[str, Healed] = {}
     overhead: float | None = None
+    busy: set[Plan] = set()  # what other processes are healing
     for number in range(1, MOST_FINALISTS + 1):
         name = f"c{number}"
         stored = job.store.step(f"finalist-{name}")
@@ -33,11 +36,15 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             continue
         with job.clock.phase("finalists") as progress, job.store.claimed(name) as claim:
             if claim is None:
+                other = job.store.step(f"plan-{name}")
+                busy |= {Plan.from_json(other)} if other is not None else set()
                 continue
             if tried:
                 front = judged_again(judge_of(job, structures), structures)
             outlook = Outlook(job, tried, overhead)
-            possible = [p for p in front if p.plan.untouched or outlook.has_time_for(p)]
+            possible = [
+                p for p in front if p.plan not in busy and (p.plan.untouched or outlook.has_time_for(p))
+            ]
             chosen = choose_next(
                 possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
             )
@@ -47,16 +54,19 @@ def heal_finalists(job: Job, structures: Structures) -> None:
 
             def told(fraction: float, text: str, name: str = name) -> None:
                 claim.touch()
+                job.note_time()
                 progress(fraction, f"{name}: {text}")
 
             record: dict[str, Any] = {"proposal": chosen.proposal.to_json()}
+            job.store.finish_step(f"plan-{name}", chosen.proposal.plan.to_json())
+            job.store.forget(name)  # what a killed process left of another structure
             try:
                 before = start_of(job, chosen, tried, healed, told)
                 healed[name] = heal(job, before, seconds, told)
                 add_finalist(job, name, healed[name], chosen.proposal, began, told)
                 passes, pace = healed[name].passes, healed[name].seconds_per_pass
                 record["healing"] = {"passes": passes, "seconds_per_pass": pace}
-                overhead = time.monotonic() - began - seconds
+                overhead = time.monotonic() - began - healed[name].seconds
             except TenfoldError as error:
                 # One structure that cannot be made or served must not end the search; it is on record.
                 record["error"] = str(error)
@@ -72,21 +82,24 @@ def start_of(job: Job, chosen: Next, tried: list[Tried], healed: dict[str, Heale
 
 
 def outcome(job: Job, name: str, record: dict[str, Any]) -> Tried:
-    """What a finalist showed: the precision that keeps the limits, else the one with the smaller drop."""
+    """What a finalist showed: of the precisions that meet everything the one with least of what is minimised, or
+    else, of those that keep the limits (or of all), the one with the smallest drop."""
     proposal, healing = Proposal.from_json(record["proposal"]), record.get("healing")
     passes, pace = (healing["passes"], healing["seconds_per_pass"]) if healing else (0.0, None)
     points = [point for point in job.store.points() if point.finalist == name]
     limits = Budget(job.budget.latency_ms, job.budget.size_mb, job.budget.memory_mb)
-    usable = [p for p in points if limits.met_by(p)] or points
-    if not usable:
+    if not points:
         return Tried(proposal, 1.0, 1.0, False, passes, pace, name)
-    point = min(usable, key=upper_drop)
-    drop, high = point.validation_drop, point.validation_drop_high
-    met = high is not None and high <= job.budget.tolerated_drop and limits.met_by(point)
-    cost = point.latency_ms if job.minimize == "latency" else point.size_bytes
-    return Tried(
-        proposal, 1.0 if drop is None else drop, 1.0 if high is None else high, met, passes, pace, name, cost
-    )
+
+    def cost(point: Point) -> float:
+        value = point.latency_ms if job.minimize == "latency" else point.size_bytes
+        return math.inf if value is None else float(value)
+
+    within = [p for p in points if limits.met_by(p)]
+    good = [p for p in within if upper_drop(p) <= job.budget.tolerated_drop]
+    point = min(good, key=cost) if good else min(within or points, key=upper_drop)
+    drop = 1.0 if point.validation_drop is None else point.validation_drop
+    return Tried(proposal, drop, upper_drop(point), bool(good), passes, pace, name, cost(point), bool(within))
 
 
 def upper_drop(point: Point) -> float:

@@ -15,14 +15,15 @@ from tenfold.errors import BudgetError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
-from tenfold.search.finish import finish
+from tenfold.search.finish import RESULT, finish
 from tenfold.search.frontier import Frontier
 from tenfold.search.job import Job
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
-from tenfold.search.store import Store, identity_of
+from tenfold.search.store import Store, identity_of, read_json
 from tenfold.search.structures import scan
 
+FINISHED = "finished"  # the step that says so
 SHORTEST_TIME = 10.0  # seconds; less does not even measure the baselines
 
 
@@ -42,7 +43,7 @@ def shrink(
 
     `minimize` ("latency" or "size") says what the best point is to have least of, among those that meet the
     budget. A run that was interrupted goes on where it stopped when called again with the same arguments; a
-    finished one is handed back. `report(phase, fraction, text)` is called as the work proceeds.
+    finished one is handed back, or goes on if it is given more time. `report(phase, fraction, text)` is called as the work proceeds.
 
     Raises `BudgetError`, `DataError`, `NetworkError`, `MetricError` or `OutputError` before any long work, and
     `ExportError` or `VerificationError` where the untouched network cannot be served.
@@ -72,6 +73,9 @@ def shrink(
         seed=seed,
     )
     store = Store.open(out, identity)
+    finished = store.step(FINISHED)
+    if finished is not None and time_limit <= finished["time_limit"] and (store.root / RESULT).exists():
+        return Frontier.from_json(read_json(store.root / RESULT), store.root, task.model)
     clock = Clock(time_limit, before=store.spent() + time.monotonic() - started, report=report)
     job = Job(task, budget, device, minimize, store, clock, seed)
     with keeping_time(job):
@@ -79,7 +83,10 @@ def shrink(
         structures = scan(job)
         if structures is not None:
             heal_finalists(job, structures)
-        return finish(job, provenance or {})
+        with store.waiting_for("finish"):
+            frontier = finish(job, provenance or {})
+        store.finish_step(FINISHED, {"time_limit": time_limit})
+        return frontier
 
 
 def too_few(task: Task, max_drop: float) -> str:

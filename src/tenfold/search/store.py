@@ -30,6 +30,7 @@ from tenfold.search.point import Point
 
 # A claim is touched at every report of progress; after this long in silence its owner is taken for dead.
 STALE_SECONDS = 120.0
+WAIT_SECONDS = 0.5
 SAMPLED_EXAMPLES = 64
 
 
@@ -65,7 +66,8 @@ class Store:
 
     def points(self) -> list[Point]:
         """Every finished point, in the order they were finished."""
-        found = sorted((self.root / "points").glob("*/point.json"), key=lambda path: path.stat().st_mtime)
+        found = [path for path in (self.root / "points").glob("*/point.json") if path.parent.name[0] != "."]
+        found.sort(key=lambda path: path.stat().st_mtime)
         return [Point.from_json(read_json(path)) for path in found]
 
     def has(self, point_id: str) -> bool:
@@ -79,6 +81,12 @@ class Store:
     def update(self, point: Point) -> None:
         """Store what was newly measured of a finished point."""
         write_json(self.root / "points" / point.id / "point.json", point.to_json())
+
+    def forget(self, finalist: str) -> None:
+        """Remove the points of a finalist whose step was never finished."""
+        for point in self.points():
+            if point.finalist == finalist:
+                shutil.rmtree(self.root / "points" / point.id, ignore_errors=True)
 
     @contextmanager
     def adding(self, point_id: str) -> Iterator[Path]:
@@ -129,6 +137,18 @@ class Store:
         finally:
             if claim is not None:
                 claim.release()
+
+    @contextmanager
+    def waiting_for(self, name: str) -> Iterator[Claim]:
+        """Hold the claim within the block, after whoever holds it now has let go."""
+        claim = self.claim(name)
+        while claim is None:
+            time.sleep(WAIT_SECONDS)
+            claim = self.claim(name)
+        try:
+            yield claim
+        finally:
+            claim.release()
 
     def spent(self) -> float:
         """Seconds that earlier processes of this run have used."""
@@ -185,10 +205,12 @@ def network_digest(model: torch.nn.Module) -> str:
 
 
 def split_digest(split: Split | None) -> str | None:
-    """A digest of a split's length and of a fixed draw of its examples."""
+    """A digest of a split's length, of a fixed draw of its examples and, where it is in memory, of all targets."""
     if split is None:
         return None
     digest = hashlib.sha256(str(len(split)).encode())
+    if split.stacked is not None:
+        digest.update(split.stacked[1].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     sample = split.take(SAMPLED_EXAMPLES)
     inputs, targets = sample.select(list(range(len(sample))))
     for tensor in (*flat(inputs), targets):
@@ -209,5 +231,6 @@ def identity_of(task: Task, **options: Any) -> dict[str, Any]:
         "train": split_digest(task.train),
         "validation": split_digest(task.validation),
         "test": split_digest(task.test),
+        "metric": f"{getattr(task.metric, '__module__', '')}.{getattr(task.metric, '__qualname__', 'metric')}",
         **options,
     }

@@ -50,7 +50,12 @@ class TeacherOutputs:
         self._kept: Tensor | None = None  # (views, examples, …)
         self._keep = True
         self._saved = 0
-        self._path = None if folder is None else Path(folder) / f"teacher-{self.key[:16]}.safetensors"
+        called = (
+            str(precision).replace(", ", "-").replace(" ", "-")
+        )  # its answers are not those of another arithmetic
+        self._path = (
+            None if folder is None else Path(folder) / f"teacher-{self.key[:16]}-{called}.safetensors"
+        )
         self._read()
 
     def __call__(self, batch: Batch, kinds: tuple[View, ...]) -> Tensor:

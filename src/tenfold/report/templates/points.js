@@ -1,7 +1,5 @@
-// Sorting the table of points. A missing number sorts last, whichever way.
-(() => {
-  "use strict";
-  const table = document.querySelector("table.points");
+// Sorting a table of points. A missing number sorts last, whichever way.
+for (const table of document.querySelectorAll("table.points")) {
   const body = table.tBodies[0];
   const given = [...body.rows];
   const headings = [...table.tHead.rows[0].cells];
@@ -21,4 +19,4 @@
       })));
     });
   });
-})();
+}
