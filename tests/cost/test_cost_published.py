@@ -152,3 +152,23 @@ def test_a_mamba_by_hand(torchvision):
     padding = 3 * 2 * d * 4
     assert counted.macs == layers * (language.mamba_layer_macs(n, d) + scan + padding) + n * d * words
     assert counted.unknown == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ghostnet_050", "levit_128", "mobilevit_s", "efficientvit_m0", "edgenext_xx_small", "xcit_nano_12_p16_224",
+     "poolformer_s12", "regnety_002", "test_vit_relpos", "botnet26t_256"],
+)  # fmt: skip
+def test_families_of_networks_against_torchs_own_counter(timm, name):
+    """It is right on the meta device, where nothing is fused away from it."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = timm.create_model(name).eval()
+    x = torch.empty(1, *model.default_cfg["input_size"], device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    counted = profile(model, x)
+    assert counted.flops == counter.get_total_flops()
+    assert counted.params == sum(parameter.numel() for parameter in model.parameters())
+    assert counted.unknown == ()
