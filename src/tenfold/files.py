@@ -17,6 +17,8 @@ from tenfold.errors import OutputError
 def written(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success rename it to `path`, else remove it."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it is there already and no file; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)

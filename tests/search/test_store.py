@@ -89,3 +89,10 @@ def test_a_claim_from_elsewhere_is_free_once_it_was_silent(tmp_path):
     old = time.time() - STALE_SECONDS - 1
     os.utime(path, (old, old))
     assert store.claim("c1") is not None
+
+
+def test_a_target_that_is_no_file_is_left_alone(tmp_path):
+    (tmp_path / "pipe").mkdir()
+    with pytest.raises(OutputError, match="no file"):
+        write_json(tmp_path / "pipe", {})
+    assert (tmp_path / "pipe").is_dir()
