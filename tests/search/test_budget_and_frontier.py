@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tenfold.errors import BudgetError
 from tenfold.search.budget import Budget
+from tenfold.search.finish import message
 from tenfold.search.frontier import choose, dominates, mark, nearest
 from tenfold.search.point import Point
 from tenfold.search.quantities import dimensions, megabytes, milliseconds, seconds, share
@@ -143,3 +144,19 @@ def test_the_frontier_is_what_nothing_dominates(rows):
 def test_a_point_survives_json(tmp_path: Path):
     original = point("c1", 1.0, 100, recipe_text="steps: []\n")
     assert Point.from_json({**original.to_json(), "unknown": 1}) == original
+
+
+def test_the_message_names_the_least_that_keeps_the_other_limits():
+    points = [point("broken", 0.05, 10, 0.3), point("good", 0.3, 20, 0.001)]
+    budget = Budget(latency_ms=0.2, max_drop=0.01)
+    best, binding = nearest(points, budget)
+    text = message(budget, points, best, binding)
+    assert (best.id, binding) == ("good", "latency_ms")
+    assert "the fastest that keeps the other limits has 0.3 ms; you asked for 0.2 ms" in text
+
+
+def test_a_best_that_missed_on_test_is_not_called_no_network():
+    chosen = point("c1", 1.0, 10, 0.001)
+    chosen.drop, chosen.drop_low, chosen.drop_high = 0.012, 0.009, 0.015
+    text = message(Budget(max_drop=0.01), [chosen], chosen, "max_drop")
+    assert text.startswith("c1, chosen on validation, missed the budget on the test set: the loss of c1")

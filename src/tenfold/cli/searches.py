@@ -82,7 +82,8 @@ def shrink(
             provenance={"network": network, "data": data, "command": " ".join(sys.argv[1:])},
         )
     out.print(frontier_table(frontier.to_json()))
-    out.print(frontier.message, soft_wrap=True, markup=False, highlight=False)
+    for line in (*frontier.sections.get("notes", ()), frontier.message):
+        out.print(line, soft_wrap=True, markup=False, highlight=False)
     out.print(
         f"Best network  {folder / 'best'}\nReport        {folder / 'report.html'}",
         soft_wrap=True,

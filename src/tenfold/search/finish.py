@@ -16,7 +16,19 @@ from tenfold.cost import Profile, environment, measure, profile
 from tenfold.files import write_json
 from tenfold.report import write_report
 from tenfold.search.budget import Budget
-from tenfold.search.frontier import EAGER, ORIGINAL, UNITS, Frontier, choose, mark, nearest, value_of
+from tenfold.search.finalists import MOST_FINALISTS
+from tenfold.search.frontier import (
+    EAGER,
+    ORIGINAL,
+    UNITS,
+    Frontier,
+    by_validation,
+    choose,
+    fits,
+    mark,
+    nearest,
+    value_of,
+)  # fmt: skip
 from tenfold.search.job import Job, fill_scores
 from tenfold.search.point import Point
 from tenfold.search.scoring import answers_on
@@ -133,12 +145,16 @@ def message(budget: Budget, points: list[Point], best: Point, binding: str | Non
         loss = (
             "was not measured" if found is None else f"may be as much as {100 * found:.2f} points (95% bound)"
         )
-        text = f"the loss of {best.id}, the nearest, {loss}; you asked for at most {100 * asked:.3g}"
+        limit = "you asked for at most" if budget.max_drop is not None else "where no limit is given it is"
+        text = f"the loss of {best.id}, the nearest, {loss}; {limit} {100 * asked:.3g}"
         drop = best.drop if best.drop is not None else best.validation_drop
         if found is not None and drop is not None and found - drop > 0.8 * asked:
             text += f". The set is too small for that question: its interval alone is {100 * (found - drop):.2f} wide"
+        if fits(by_validation(best), budget):
+            return f"{best.id}, chosen on validation, missed the budget on the test set: {text}."
         return f"No network meets the budget: {text}."
-    values = [value for value in (value_of(point, binding) for point in points) if value is not None]
+    keeping = [point for point in points if keeps_others(point, budget, binding)]
+    values = [value for value in (value_of(point, binding) for point in keeping) if value is not None]
     unit, word = (
         UNITS[binding],
         {"latency_ms": "fastest", "size_mb": "smallest", "memory_mb": "leanest"}[binding],
@@ -146,9 +162,16 @@ def message(budget: Budget, points: list[Point], best: Point, binding: str | Non
     least = f"{min(values):.3g} {unit}" if values else "not measured"
     near = "not measured" if found is None else f"{found:.3g} {unit}"
     return (
-        f"No network meets the budget: the {word} found has {least}; you asked for {asked:.3g} {unit}. "
-        f"The nearest in all is {best.id} with {near}."
+        f"No network meets the budget: the {word} that keeps the other limits has {least}; you asked for {asked:.3g} "
+        f"{unit}. The nearest in all is {best.id} with {near}."
     )
+
+
+def keeps_others(point: Point, budget: Budget, binding: str) -> bool:
+    """Whether the point keeps all limits but this one; a loss that nobody limited stays under the default."""
+    limits = Budget(budget.latency_ms, budget.size_mb, budget.memory_mb, budget.tolerated_drop)
+    shares = limits.excesses(by_validation(point))
+    return all(share <= 1 for name, share in shares.items() if name != binding)
 
 
 def put_best(job: Job, best: Point) -> None:
@@ -182,6 +205,7 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
     return {
         "metric": getattr(job.task.metric, "__name__", "metric"),
         "layers": {"before": layers(job.original_profile()), "after": layers(best_profile(job, best))},
+        "notes": notes(job),
         "timeline": [{"phase": name, "seconds": round(s, 1)} for name, s in job.clock.phases.items()],
         "provenance": {
             **provenance,
@@ -196,6 +220,19 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
         },
     }
+
+
+def notes(job: Job) -> list[str]:
+    """What could not be made, and why: a line each."""
+    left_out = job.store.step("baselines") or {}
+    failed = {
+        name: job.store.step(f"finalist-{name}") for name in (f"c{i + 1}" for i in range(MOST_FINALISTS))
+    }
+    return [f"{name} was left out: {why}" for name, why in left_out.items()] + [
+        f"{name} could not be made: {record['error']}"
+        for name, record in failed.items()
+        if record is not None and "error" in record
+    ]
 
 
 def layers(counts: Profile) -> list[dict[str, Any]]:
