@@ -28,6 +28,8 @@ COMMANDS = (
     shrink, apply, train, profile, calibrate, bench, export, pack, unpack, models, techniques, blame,
 )  # fmt: skip
 
+INTERRUPTED = "interrupted; what was finished is kept, the same command goes on from there"
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -46,9 +48,11 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = show_warning
     try:
         status = app(arguments, standalone_mode=False)
+        if status == 130:  # what Typer makes of Ctrl-C
+            fail(INTERRUPTED, 130, debug)
         sys.exit(status if isinstance(status, int) else 0)
     except KeyboardInterrupt:
-        fail("interrupted; what was finished is kept, the same command goes on from there", 130, debug)
+        fail(INTERRUPTED, 130, debug)
     except TenfoldError as error:
         fail(str(error), 1, debug)
     except OSError as error:
