@@ -26,6 +26,7 @@ from tenfold.cost import paired_difference_interval, wilson_interval
 from tenfold.data import Task, accuracy, fashion_mnist, task_from
 from tenfold.deploy import OnnxRunner, deploy_onnx
 from tenfold.search.scoring import answers_on
+from tenfold.search.serving import unquantized
 from tenfold.training import AdamW, OptimizerSettings, Sgd, Supervised, View, fit
 
 RESULT = Path(__file__).with_name("demo.json")
@@ -90,10 +91,7 @@ def control(folder: Path, task: Task, name: str, seconds: float, right: torch.Te
 
 def fresh(folder: Path, task: Task) -> nn.Module:
     """The best network before its layers became integers, with new weights."""
-    model = task.model
-    for step in read_structure(folder / "best" / "structure.json").steps:
-        if not isinstance(step.technique, Quantize):
-            model = step.technique.rebuild(model, step.resolved, task.zeros(2))
+    model = unquantized(folder / "best", task)
     for module in model.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:

@@ -30,6 +30,15 @@ class Job:
 CIFAR = replace(training_recipe("cifar"), batch_size=256, half=True)
 CROP = Augmentation(padding=4, flip=True)
 
+MOBILE = replace(
+    CIFAR,
+    epochs=100,
+    optimizer=Sgd(0.2, 0.9, 4e-4),
+    augmentation=replace(CROP, erasing=0.25),
+    label_smoothing=0.1,
+    average=0.998,
+)
+
 JOBS: dict[str, Job] = {
     "resnet20": Job(
         "resnet20",
@@ -60,28 +69,13 @@ JOBS: dict[str, Job] = {
     "mobilenet_v2": Job(
         "mobilenet_v2",
         {"resolution": SIDE, "dropout": 0.0},
-        replace(
-            CIFAR,
-            epochs=100,
-            optimizer=Sgd(0.2, 0.9, 4e-4),
-            augmentation=replace(CROP, erasing=0.25),
-            label_smoothing=0.1,
-            average=0.998,
-        ),
+        MOBILE,
         load=2.5,
     ),
     "efficientnet_b0": Job(
         "efficientnet_b0",
         {"resolution": SIDE, "dropout": 0.0},
-        replace(
-            CIFAR,
-            epochs=100,
-            optimizer=Sgd(0.2, 0.9, 4e-4),
-            augmentation=replace(CROP, erasing=0.25),
-            label_smoothing=0.1,
-            average=0.998,
-            clip=5.0,
-        ),
+        replace(MOBILE, clip=5.0),
         load=3.0,
     ),
     "vit_ti": Job(

@@ -10,8 +10,6 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from tenfold.compress import read_structure
-from tenfold.compress.quantize import Quantize
 from tenfold.cost import Profile, environment, measure, profile
 from tenfold.files import write_json
 from tenfold.report import write_report
@@ -32,7 +30,7 @@ from tenfold.search.frontier import (
 from tenfold.search.job import Job, fill_scores
 from tenfold.search.point import Point
 from tenfold.search.scoring import answers_on
-from tenfold.search.serving import FILES
+from tenfold.search.serving import FILES, unquantized
 
 RESULT = "frontier.json"
 MEASURED_SHARE = 0.05  # of the time limit, for the last timing
@@ -246,9 +244,4 @@ def layers(counts: Profile) -> list[dict[str, Any]]:
 
 def best_profile(job: Job, best: Point) -> Profile:
     """The counts of the best network before its layers became integers."""
-    path = job.store.root / "best" / "structure.json"
-    model = job.task.model
-    for step in read_structure(path).steps:
-        if not isinstance(step.technique, Quantize):
-            model = step.technique.rebuild(model, step.resolved, job.task.zeros(2))
-    return profile(model, job.task.zeros(job.device.batch))
+    return profile(unquantized(job.store.root / "best", job.task), job.task.zeros(job.device.batch))

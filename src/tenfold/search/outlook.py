@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from tenfold.search.finalist import served_as
 from tenfold.search.finalists import FEWEST_PASSES, Tried, number_of_finalists
 from tenfold.search.finish import seconds_needed
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
+from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 
 TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
@@ -32,15 +34,14 @@ class Outlook:
         paces = [t.seconds_per_pass / t.proposal.macs for t in self.tried if t.seconds_per_pass]
         if paces:
             return max(paces[-1] * proposal.macs, 1e-9)
-        original = self.job.store.point(ORIGINAL)
-        forward = (original.seconds_per_example or 1e-3) * len(self.job.task.train)
+        forward = (self._points[ORIGINAL].seconds_per_example or 1e-3) * len(self.job.task.train)
         share = proposal.macs / max(self.job.original_profile().macs, 1)
         return max(TRAINING_OVER_FORWARD * forward * share, 1e-9)
 
     def seconds(self, proposal: Proposal) -> float:
         """How long it may heal if the time is divided among as many finalists as can be healed well."""
         overhead = self.seconds_beside(proposal)
-        left = self.job.clock.left() - seconds_needed(self.job) - overhead
+        left = self.job.clock.left() - self._needed - overhead
         planned = number_of_finalists(left, self.seconds_per_pass(proposal) + overhead / FEWEST_PASSES)
         return (left - overhead * (planned - 1)) / planned
 
@@ -48,9 +49,16 @@ class Outlook:
         """What cutting, exporting and scoring take: as the last finalist showed, else as the baselines did."""
         if self.overhead is not None:
             return self.overhead
-        points = {point.id: point for point in self.job.store.points()}
-        served = [points.get(PLAIN[precision]) for precision in served_as(self.job, proposal)]
+        served = [self._points.get(PLAIN[precision]) for precision in served_as(self.job, proposal)]
         return CUT_SECONDS + sum(point.seconds or 0.0 for point in served if point is not None)
+
+    @cached_property
+    def _points(self) -> dict[str, Point]:
+        return {point.id: point for point in self.job.store.points()}
+
+    @cached_property
+    def _needed(self) -> float:
+        return seconds_needed(self.job)
 
     def passes(self, proposal: Proposal) -> float:
         """How many passes over the training data it may have."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from tenfold.compress import Recipe, Step, save
+from tenfold.compress import Recipe, Step, read_structure, save
+from tenfold.compress.quantize import Quantize
 from tenfold.data import Task
 from tenfold.deploy import Artifact, Verification, deploy_onnx, verify
 from tenfold.search.scoring import Runner
@@ -32,3 +33,15 @@ def verified(model: nn.Module, runner: Runner, task: Task) -> Verification:
     checked = verify(model, runner, task.example(min(VERIFIED_EXAMPLES, len(task.train))))
     checked.require()
     return checked
+
+
+def unquantized(folder: Path, task: Task) -> nn.Module:
+    """A network of the shapes that the saved one in `folder` had before its layers became integers.
+
+    Made from `task.model`; its weights are not the saved ones.
+    """
+    model = task.model
+    for step in read_structure(folder / "structure.json").steps:
+        if not isinstance(step.technique, Quantize):
+            model = step.technique.rebuild(model, step.resolved, task.zeros(2))
+    return model

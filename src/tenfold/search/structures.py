@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,9 @@ from tenfold.compress.prune import (
     importance,
     residual_blocks,
 )
+from tenfold.compress.prune.importance import Scores
 from tenfold.compress.prune.pruning import TRACED_BATCH, rounded
-from tenfold.cost import Profile, call, profile, vector_lanes
+from tenfold.cost import Inputs, Profile, call, profile, vector_lanes
 from tenfold.errors import NetworkError
 from tenfold.search.job import Job, Progress
 from tenfold.search.space import NARROWEST, STEP, Plan, Space, groups_of, stages_of
@@ -81,15 +83,20 @@ class Structures:
 
     def run(self, plan: Plan) -> None:
         """Find by running the plan's network, as it is before healing, how far its answers are from the original's."""
-        model, task = self.job.task.model, self.job.task
         blocks = {name: self.blocks[name] for name in plan.blocks}
-        scores = importance(self.graph, model, Criterion.MAGNITUDE, task, self.job.run())
-        network = prune_step(plan).outline(model, self.graph, blocks, scores).eval()
-        examples = task.train.take(SCAN_EXAMPLES, seed=self.job.seed)
-        batch, targets = examples.select(range(len(examples)))
+        outline = prune_step(plan).outline(self.job.task.model, self.graph, blocks, self._magnitudes)
+        batch, targets, wanted = self._sample
         with torch.no_grad():
-            answers = call(network, batch).float()
-            self.moved[plan] = divergence(call(model, batch).float(), answers, targets)
+            self.moved[plan] = divergence(wanted, call(outline.eval(), batch).float(), targets)
+
+    @cached_property
+    def _magnitudes(self) -> Scores:
+        return importance(self.graph, self.job.task.model, Criterion.MAGNITUDE, self.job.task, self.job.run())
+
+    @cached_property
+    def _sample(self) -> tuple[Inputs, Tensor, Tensor]:
+        """Inputs and targets of the examples that are scanned with, and the original's answers to them."""
+        return sample(self.job)
 
 
 def narrowing_share(family: Family) -> float | None:
@@ -142,11 +149,9 @@ def group_sensitivity(
     model, task = job.task.model, job.task
     run = job.run(progress, seconds)
     scores = importance(graph, model, Criterion.TAYLOR, task, run, examples=SCAN_EXAMPLES)
-    examples = task.train.take(SCAN_EXAMPLES, seed=job.seed)
-    batch, targets = examples.select(range(len(examples)))
+    batch, targets, wanted = sample(job)
     found: dict[str, float] = {}
     with torch.no_grad():
-        wanted = call(model, batch).float()
         for number, (group, families) in enumerate(groups.items()):
             if run.seconds_left() < 0:
                 found[group] = math.log(2)  # not looked at: as if it mattered somewhat
@@ -156,6 +161,14 @@ def group_sensitivity(
             found[group] = divergence(wanted, call(graph.narrow(model, kept).eval(), batch).float(), targets)
             progress((number + 1) / len(groups), f"half width: {group}")
     return found
+
+
+def sample(job: Job) -> tuple[Inputs, Tensor, Tensor]:
+    """Inputs and targets of `SCAN_EXAMPLES` training examples, and the original's answers to them."""
+    examples = job.task.train.take(SCAN_EXAMPLES, seed=job.seed)
+    batch, targets = examples.select(range(len(examples)))
+    with torch.no_grad():
+        return batch, targets, call(job.task.model, batch).float()
 
 
 def divergence(wanted: Tensor, answer: Tensor, targets: Tensor) -> float:
