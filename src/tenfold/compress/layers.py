@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
+
+from tenfold.compress.technique import Problem
+from tenfold.naming import nearest
 
 Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -26,3 +29,22 @@ def weighted_layers(model: nn.Module, patterns: Iterable[str] = ()) -> dict[str,
             seen.add(id(layer.weight))
             found[name] = layer
     return found
+
+
+def unmatched(model: nn.Module, patterns: Iterable[str]) -> list[Problem]:
+    """The patterns that match none of these layers."""
+    every = weighted_layers(model)
+    return [
+        Problem(pattern, f"no linear layer or convolution has a name like this{nearest(pattern, every)}")
+        for pattern in patterns
+        if not weighted_layers(model, (pattern,))
+    ]
+
+
+def not_finite(layers: Mapping[str, Weighted]) -> list[Problem]:
+    """The layers whose weights hold NaN or infinity."""
+    return [
+        Problem(name, "its weight holds NaN or inf")
+        for name, layer in layers.items()
+        if not bool(layer.weight.isfinite().all())
+    ]

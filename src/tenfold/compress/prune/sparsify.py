@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.compress.distill import Distill
-from tenfold.compress.layers import Weighted, weighted_layers
+from tenfold.compress.layers import Weighted, not_finite, unmatched, weighted_layers
 from tenfold.compress.prune.curvature import fisher_diagonal, hutchinson_diagonal, input_hessians
 from tenfold.compress.prune.learned_scores import cubic, learn_which_go
 from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, keep_two_of_four, sparsity
@@ -22,7 +22,6 @@ from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError
-from tenfold.naming import nearest
 
 OBS_ROUNDS = 8
 
@@ -100,12 +99,7 @@ class Sparsify:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Patterns that match nothing, layers that cannot take the pattern, weights that are not finite."""
-        every = weighted_layers(model)
-        problems = [
-            Problem(pattern, f"no linear layer or convolution has a name like this{nearest(pattern, every)}")
-            for pattern in self.layers
-            if not weighted_layers(model, (pattern,))
-        ]
+        problems = unmatched(model, self.layers)
         chosen, skipped = self._chosen(model)
         if not chosen and not problems:
             why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
@@ -113,12 +107,7 @@ class Sparsify:
                 Problem("", f"no linear layer or convolution in floating point can be made sparse{why}")
             )
         problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]
-        problems += [
-            Problem(name, "its weight holds NaN or inf")
-            for name, layer in chosen.items()
-            if not bool(layer.weight.isfinite().all())
-        ]
-        return problems
+        return problems + not_finite(chosen)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Permute if that helps, then choose, set to zero and heal, stage by stage."""

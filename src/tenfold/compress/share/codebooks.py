@@ -14,13 +14,12 @@ from torch.nn.utils import parametrize
 
 from tenfold.compress.coded import MOST_BITS, VECTORS
 from tenfold.compress.healing import heal
-from tenfold.compress.layers import Weighted, weighted_layers
+from tenfold.compress.layers import Weighted, not_finite, unmatched, weighted_layers
 from tenfold.compress.share.kmeans import kmeans
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError
-from tenfold.naming import nearest
 from tenfold.training.zeros import SPARSE_FROM
 
 
@@ -82,23 +81,13 @@ class Share:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Patterns that match nothing, vectors that do not divide a layer, weights that are not finite."""
-        every = weighted_layers(model)
-        problems = [
-            Problem(pattern, f"no linear layer or convolution has a name like this{nearest(pattern, every)}")
-            for pattern in self.layers
-            if not weighted_layers(model, (pattern,))
-        ]
+        problems = unmatched(model, self.layers)
         chosen, skipped = self._chosen(model)
         problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]
         if not chosen and not problems:
             why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             problems.append(Problem("", f"no layer has weights that could share values{why}"))
-        problems += [
-            Problem(name, "its weight holds NaN or inf")
-            for name, layer in chosen.items()
-            if not bool(layer.weight.isfinite().all())
-        ]
-        return problems
+        return problems + not_finite(chosen)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Cluster each layer's weights, fine-tune the tables if asked, and write the values into the weights."""
