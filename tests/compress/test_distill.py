@@ -14,6 +14,7 @@ from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError
+from tenfold.training import View
 
 
 class Net(nn.Module):
@@ -135,6 +136,28 @@ def test_seconds_bound_it_too(task: Task, damaged: nn.Module) -> None:
     assert 0 < applied.resolved["steps"] < 10_000 * 8
 
 
+def test_what_a_timed_run_decided_makes_the_same_network_again(task: Task, damaged: nn.Module) -> None:
+    """Bit for bit, though the first run tried steps, chose views and had other answers known before it."""
+    run = Run(teacher=task.model)
+    Distill(epochs=1).apply(task.model, task, run)
+    told = Distill(epochs=2, steps=11).apply(damaged, task, run)
+    timed = Distill(seconds=2.0, epochs=3).apply(damaged, task, run)
+    for applied in (told, timed):
+        found = applied.resolved
+        again = Distill(
+            epochs=found["planned_epochs"],
+            steps=found["steps"],
+            precision=found["precision"],
+            teacher_precision=found["teacher_precision"],
+            views=tuple(View(view) for view in found["views"]),
+        ).apply(damaged, task, Run(teacher=task.model))
+        assert again.resolved["held_out_losses"] == found["held_out_losses"]
+        for a, b in zip(again.model.parameters(), applied.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert told.resolved["steps"] == 11
+    assert told.resolved["cut_short"]
+
+
 def test_the_teacher_is_asked_once_for_a_job(task: Task, damaged: nn.Module, tmp_path) -> None:
     run = Run(teacher=task.model, folder=tmp_path)
     Distill(epochs=4).apply(damaged, task, run)
@@ -154,6 +177,30 @@ def test_an_interrupt_keeps_the_answers_and_comes_through(task: Task, damaged: n
         Distill(epochs=4).apply(damaged, task, Run(folder=tmp_path, progress=stop))
     assert list(tmp_path.glob("teacher-*.safetensors"))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_healing_that_was_stopped_goes_on(task: Task, damaged: nn.Module, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
+    plain = Distill(epochs=4, precision="fp32").apply(damaged, task, Run())
+
+    def stop(fraction: float, text: str) -> None:
+        if fraction > 0.6:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "healing.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        Distill(epochs=4, precision="fp32").apply(damaged, task, Run(checkpoint=kept, progress=stop))
+    # Called again with another bound, it keeps to what was decided.
+    again = Distill(seconds=300.0, precision="fp32").apply(damaged, task, Run(checkpoint=kept))
+    assert 2.4 <= again.resolved["epochs_before"] < 4
+    assert again.resolved["planned_epochs"] == 4
+    assert again.resolved["held_out_losses"] == plain.resolved["held_out_losses"]
+    for a, b in zip(again.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    # Another network does not go on with it.
+    other = Distill(epochs=1, precision="fp32").apply(task.model, task, Run(checkpoint=kept))
+    assert other.resolved["epochs_before"] == 0
 
 
 @pytest.mark.parametrize("hidden", [Matching.AUTO, [["stage", "stage"]]])
@@ -191,6 +238,8 @@ def test_preflight_names_what_is_missing(task: Task) -> None:
         {"learning_rate": float("nan")},
         {"batch_size": 0},
         {"examples": 0},
+        {"steps": 0},
+        {"views": (View.FLIP,)},
         {"hidden": (("a", "b", "c"),)},
         {"hidden_weight": -1.0},
     ],

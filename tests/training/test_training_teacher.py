@@ -51,11 +51,59 @@ def test_outputs_are_the_teachers_own_and_asked_for_once(teacher: Net) -> None:
     for _ in range(2):
         batch = batch_of(split, [3, 7, 7, 1], [0, 1, 0, 0])
         torch.testing.assert_close(outputs(batch, BOTH), teacher.eval()(batch.inputs).detach())
-        assert outputs.asked == 4
-    # Two known, two new: only the new ones are asked for, and all come back in order.
+        assert outputs.asked == 20  # the odd ones, in both views
+    # Some known, some new: only the blocks of the new ones are asked for, and all come back in order.
     batch = batch_of(split, [7, 2, 3, 3], [1, 0, 1, 0])
     torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
-    assert outputs.asked == 6
+    assert outputs.asked == 30
+
+
+@pytest.mark.parametrize("kinds", [BOTH, (View.IDENTITY,)])
+def test_a_first_pass_asks_for_nothing_but_its_own_batches(teacher: Net, kinds, monkeypatch) -> None:
+    monkeypatch.setattr("tenfold.training.outputs.BLOCK", 4)
+    split = images(18)
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN, seed=3)
+    for number, (indices, inputs, targets) in enumerate(split.batches(4, shuffle=3)):
+        views = view_of(indices, 0, kinds)
+        outputs(Batch(indices, show(inputs, views, kinds), targets, views), kinds)
+        assert outputs.asked == min(4 * (number + 1), 18)
+    assert sorted(torch.cat(outputs.first(8)).tolist()) == sorted(
+        torch.randperm(18, generator=torch.Generator().manual_seed(3))[:8].tolist()
+    )
+
+
+def test_an_answer_does_not_depend_on_what_was_asked_before(teacher: Net, monkeypatch) -> None:
+    """A teacher whose answer gives away the batch it was computed in, as rounding does in the last bits."""
+
+    class Telling(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + x.mean()
+
+    monkeypatch.setattr("tenfold.training.outputs.BLOCK", 4)
+    split, telling = images(18), Telling()
+    telling.load_state_dict(teacher.state_dict())
+    generator = torch.Generator().manual_seed(0)
+
+    def all_after(history: int) -> torch.Tensor:
+        outputs = TeacherOutputs(telling, split, precision=PLAIN)
+        for _ in range(history):
+            index = torch.randint(18, (5,), generator=generator)
+            outputs(
+                batch_of(split, index.tolist(), torch.randint(2, (5,), generator=generator).tolist()), BOTH
+            )
+        return outputs(batch_of(split, [*range(18), *range(18)], [0] * 18 + [1] * 18), BOTH)
+
+    assert torch.equal(all_after(0), all_after(1))
+    assert torch.equal(all_after(0), all_after(6))
+
+
+def test_the_wait_for_what_is_unknown_is_told(teacher: Net) -> None:
+    split = images()
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN)
+    outputs(batch_of(split, [0], [0]), BOTH)  # the even ones, ten of forty
+    outputs.seconds = 5.0
+    assert outputs.waiting(BOTH) == pytest.approx(30 * 0.5)
+    assert outputs.waiting((View.IDENTITY,)) == pytest.approx(10 * 0.5)
 
 
 def test_views_keep_their_place_whatever_tuple_is_in_use(teacher: Net) -> None:
@@ -78,11 +126,14 @@ def test_outputs_resume_from_disk_and_ignore_a_damaged_file(teacher: Net, tmp_pa
     again = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
     assert torch.equal(again(batch, BOTH), expected)
     assert again.asked == 0
+    other = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path, seed=1)
+    other(batch, BOTH)
+    assert other.asked > 0  # other blocks, other last bits
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:100])
     damaged = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
     assert torch.equal(damaged(batch, BOTH), expected)
-    assert damaged.asked == 3
+    assert damaged.asked == first.asked
 
 
 def test_another_network_or_other_data_have_other_keys(teacher: Net) -> None:
@@ -101,7 +152,8 @@ def test_outputs_too_large_to_keep_are_asked_for_again(teacher: Net, monkeypatch
     batch = batch_of(split, [3, 4], [0, 0])
     for _ in range(2):
         torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
-    assert outputs.asked == 4
+    assert outputs.asked == 10 + 2 * 2  # a block, to learn the shape, and each batch
+    assert outputs.waiting(BOTH) == 0.0
 
 
 def test_a_teacher_that_answers_nonsense_is_refused(teacher: Net) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -25,6 +25,7 @@ from tenfold.training import (
     AdamW,
     Distillation,
     HiddenDistillation,
+    Keeper,
     OptimizerSettings,
     Precision,
     TeacherOutputs,
@@ -69,11 +70,12 @@ class Distill:
     `seconds` and `epochs` bound the run, with the job's deadline; without any, it takes 20 epochs. `temperature` and
     `alpha` (the share of the data's own labels) are those of Hinton et al. `learning_rate` and `batch_size` (an upper
     bound) are chosen from the network and the number of examples if not given. `precision` and `teacher_precision`
-    ("fp32", "bf16", either followed by ", channels last") are found by timing if not given; a recipe that is to give
-    the same network again states them. `hidden` names pairs
-    (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find them; `transfer` says what
-    of them is taught. `examples` bounds how many training examples are used. With `alpha` 0 no label is read, so the
-    data need none; a teacher of several networks is `training.Ensemble`.
+    ("fp32", "bf16", either followed by ", channels last") are found by timing if not given, and `views` (how examples
+    are shown: as they are, and mirrored) by asking the teacher; a recipe that is to give the same network again states
+    them. `hidden` names pairs (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find
+    them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
+    the run after so many, on the way to the `epochs` that the learning rate falls along. With `alpha` 0 no label is
+    read, so the data need none; a teacher of several networks is `training.Ensemble`.
     """
 
     seconds: float | None = None
@@ -88,6 +90,8 @@ class Distill:
     examples: int | None = None
     precision: str | None = None
     teacher_precision: str | None = None
+    views: tuple[View, ...] | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "epochs", "learning_rate"):
@@ -107,10 +111,12 @@ class Distill:
             raise ValueError(f"Distill: alpha must be between 0 and 1, not {self.alpha!r}")
         if not (self.hidden_weight >= 0 and math.isfinite(self.hidden_weight)):
             raise ValueError(f"Distill: hidden_weight must be at least 0, not {self.hidden_weight!r}")
-        for name in ("batch_size", "examples"):
+        for name in ("batch_size", "examples", "steps"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Distill: {name} must be a whole number of at least 1, not {value!r}")
+        if self.views is not None and View.IDENTITY not in self.views:
+            raise ValueError("Distill: views must hold the identity, in which the network is judged")
         if not isinstance(self.hidden, Matching):
             pairs = tuple(tuple(pair) for pair in self.hidden)
             if any(len(pair) != 2 or not all(isinstance(n, str) for n in pair) for pair in pairs):
@@ -154,16 +160,19 @@ class Distill:
         deadline = min(run.deadline, math.inf if self.seconds is None else started + self.seconds)
         data = task.train if self.examples is None else task.train.take(self.examples)
         train, held = held_out(data)
-        batch_size = batch_for(len(train), self.batch_size, training_bytes(model, task.zeros(1)))
+        batch_size = batch_for(len(train), self.batch_size, training_bytes(task.model, task.zeros(1)))
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
-        asked = None if self.teacher_precision is None else Precision.named(self.teacher_precision)
-        teacher = teacher_outputs(original, train, run, asked)
+        keeper = self._keeper(student, train, run)
+        decided = {} if keeper is None else keeper.decided  # by the run that this one goes on with, if any
+        asked = decided.get("teacher_precision", self.teacher_precision)
+        teacher = teacher_outputs(original, train, run, None if asked is None else Precision.named(asked))
         judge = teacher_outputs(original, held, run, teacher.precision)
+        chosen = decided.get("precision", self.precision)
         precision = (
             fastest_precision(student, train.select(range(batch_size))[0])
-            if self.precision is None
-            else Precision.named(self.precision)
+            if chosen is None
+            else Precision.named(chosen)
         )
         versions = Versions(student, held, self._outputs_alone(judge), precision)
         versions.note("unchanged")
@@ -177,7 +186,12 @@ class Distill:
             versions.restore_best()
 
         now = time.monotonic()
-        views = faithful_views(teacher, train, deadline=now + VIEWS_SHARE * max(0.0, deadline - now))
+        named = decided.get("views", self.views)
+        views = (
+            faithful_views(teacher, train, deadline=now + VIEWS_SHARE * max(0.0, deadline - now))
+            if named is None
+            else tuple(View(view) for view in named)
+        )
         pairs = self._pairs(student, teacher, train)
         objective = self._outputs_alone(teacher, views)
         if pairs:
@@ -194,15 +208,24 @@ class Distill:
             "hold_norms": True,  # measured afresh above; batch statistics heal worse, far worse on few examples
         }
         try:
-            if math.isfinite(deadline):
+            if "epochs" in decided:
+                epochs = decided["epochs"]
+            elif math.isfinite(deadline):
                 # The time becomes a number of passes before the first step, so that the same passes give the
                 # same network again, on whatever machine.
                 fitting = passes_within(deadline, student, train, objective, run.seed, precise)
                 epochs = fitting if self.epochs is None else min(self.epochs, fitting)
+            if keeper is not None:
+                keeper.decided = {
+                    "epochs": epochs,
+                    "precision": str(precision),
+                    "teacher_precision": str(teacher.precision),
+                    "views": [view.value for view in views],
+                }
             with held_zeros(student):  # what pruning set to zero is no weight any more
                 result = fit(
-                    student, train, objective, epochs=epochs, until=deadline, seed=run.seed,
-                    progress=run.progress, **precise,
+                    student, train, objective, epochs=epochs, until=deadline, steps=self.steps, seed=run.seed,
+                    keeper=keeper, progress=run.progress, **precise,
                 )  # fmt: skip
         finally:
             teacher.save()
@@ -217,6 +240,8 @@ class Distill:
                 "held_out_losses": versions.losses,
                 "steps": result.steps,
                 "epochs": result.epochs,
+                "planned_epochs": epochs,
+                "epochs_before": result.steps_before / max(1, len(train) // batch_size),
                 "cut_short": result.epochs < epochs,
                 "seconds": round(time.monotonic() - started, 3),
                 "loss": result.losses[-1] if result.losses else None,
@@ -234,6 +259,14 @@ class Distill:
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
         """Training changes no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
+
+    def _keeper(self, student: nn.Module, train: Split, run: Run) -> Keeper | None:
+        """What keeps this very training: of this network on these data, with these settings but for the bounds."""
+        if run.checkpoint is None:
+            return None
+        settings = asdict(replace(self, seconds=None, epochs=None, steps=None))
+        facts = {"network": fingerprint(student, train), "seed": run.seed, "settings": repr(settings)}
+        return Keeper(run.checkpoint, facts)
 
     def _outputs_alone(
         self, teacher: TeacherOutputs, views: tuple[View, ...] = (View.IDENTITY,)
@@ -271,26 +304,18 @@ def passes_within(
     steps_per_pass = max(1, len(train) // options["batch_size"])
     trial = copy.deepcopy(student)
 
-    def pace(trial_seed: int) -> float:
-        done = fit(
-            trial,
-            train,
-            objective,
-            epochs=PACE_STEPS / steps_per_pass,
-            until=deadline,
-            seed=trial_seed,
-            **options,
-        )
+    def pace() -> float:
+        few = PACE_STEPS / steps_per_pass
+        done = fit(trial, train, objective, epochs=few, until=deadline, seed=seed, **options)
         return done.seconds / max(done.steps, 1)
 
-    pace(seed)  # the first steps of a network are slower than all others
-    with_teacher = pace(seed + 1)
-    alone = min(pace(seed + 1), with_teacher)
+    pace()  # the first steps of a network are slower than all others, and these wait for the teacher
+    alone = pace() * steps_per_pass
     left = PACE_MARGIN * max(0.0, deadline - time.monotonic())
-    waiting = (with_teacher - alone) * steps_per_pass * len(objective.views)
-    passes = (left - waiting) / (alone * steps_per_pass)
+    waiting = objective.teacher.waiting(objective.views)
+    passes = (left - waiting) / alone
     if passes < len(objective.views):  # so few that the teacher is waited for in all of them
-        passes = left / (with_teacher * steps_per_pass)
+        passes = left / (alone + waiting / len(objective.views))
     return max(passes, 0.0)
 
 
@@ -359,9 +384,9 @@ def teacher_outputs(
     teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None
 ) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
-    key = f"teacher outputs {fingerprint(teacher, split)} {precision}"
+    key = f"teacher outputs {fingerprint(teacher, split)} {precision} {run.seed}"
     if key not in run.cache:
-        run.cache[key] = TeacherOutputs(teacher, split, precision=precision, folder=run.folder)
+        run.cache[key] = TeacherOutputs(teacher, split, precision=precision, folder=run.folder, seed=run.seed)
     outputs: TeacherOutputs = run.cache[key]
     return outputs
 

@@ -42,6 +42,7 @@ class Run:
     `deadline` is a `time.monotonic()` value by which it must return; `teacher` the original network (never
     changed); `progress(fraction, text)` may be called at any rate; `folder` is for caches that may be kept
     between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
+    `checkpoint` is a file where long work keeps how far it is, to go on from when it is called again with the same.
     `latency(model)` measures the milliseconds of one call through the runtime that will serve the network; None
     where nothing can.
     """
@@ -51,6 +52,7 @@ class Run:
     progress: Callable[[float, str], None] = lambda fraction, text: None
     device: Device = field(default_factory=Device)
     folder: Path | None = None
+    checkpoint: Path | None = None
     teacher: nn.Module | None = None
     cache: dict[str, Any] = field(default_factory=dict)
     latency: Callable[[nn.Module], float] | None = None

@@ -79,14 +79,17 @@ class Split:
         return inputs if isinstance(inputs, (Tensor, dict)) else tuple(inputs), targets
 
     def batches(
-        self, size: int, *, shuffle: int | None = None, drop_last: bool = False
+        self, size: int, *, shuffle: int | None = None, drop_last: bool = False, skip: int = 0
     ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
-        """Yield (indices, inputs, targets); in a random order fixed by the seed `shuffle`, if given."""
+        """Yield (indices, inputs, targets); in a random order fixed by the seed `shuffle`, if given.
+
+        The first `skip` batches are left out unread.
+        """
         if shuffle is None:
             order = torch.arange(len(self))
         else:
             order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle))
-        for index in order.split(size):
+        for index in order.split(size)[skip:]:
             if drop_last and len(index) < size and len(self) >= size:
                 return
             yield index, *self.select(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
 from tenfold.search.proposals import BITS, Proposal
 from tenfold.search.structures import prune_step
+from tenfold.training import View
 
 PRECISIONS: dict[str, tuple[Technique, ...]] = {"fp32": (), "int8-static": (Quantize(),)}
 
@@ -32,21 +34,33 @@ class Healed:
     seconds: float = 0.0  # of the last healing
 
 
-def heal(job: Job, before: Healed, seconds: float, progress: Progress) -> Healed:
+def healing_file(job: Job, name: str) -> Path:
+    """Where a finalist's healing is kept while it goes on."""
+    return job.store.root / "cache" / f"{name}-healing.safetensors"
+
+
+def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress) -> Healed:
     """Distil for about `seconds`. The step that is recorded is bounded by passes, so that it can be repeated."""
     began = time.monotonic()
     distill = Distill(seconds=seconds)
-    applied = distill.apply(before.model, job.task, job.run(progress, seconds))
+    applied = distill.apply(before.model, job.task, job.run(progress, seconds, healing_file(job, name)))
     passes = float(applied.resolved["epochs"])
     repeatable = distill
     if passes > 0:
-        # Bounded by passes, and in the arithmetic that timing chose: the same on a machine of another speed.
+        # What timing decided is stated, so that a machine of another speed makes the same network.
         found = applied.resolved
         repeatable = Distill(
-            epochs=passes, precision=found["precision"], teacher_precision=found["teacher_precision"]
+            epochs=found["planned_epochs"],
+            steps=found["steps"] if found["cut_short"] else None,
+            precision=found["precision"],
+            teacher_precision=found["teacher_precision"],
+            views=tuple(View(view) for view in found["views"]),
         )
     seconds_taken = time.monotonic() - began
-    pace = seconds_taken / passes if passes > 0 else before.seconds_per_pass
+    here = passes - float(
+        applied.resolved["epochs_before"]
+    )  # the rest was done by a process that was stopped
+    pace = seconds_taken / here if here > 0 else before.seconds_per_pass
     step = Step(repeatable, applied.resolved)
     return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)
 

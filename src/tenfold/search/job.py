@@ -49,7 +49,12 @@ class Job:
         """Threads for work that is not timed."""
         return cpu_count()
 
-    def run(self, progress: Progress = lambda fraction, text: None, seconds: float = math.inf) -> Run:
+    def run(
+        self,
+        progress: Progress = lambda fraction, text: None,
+        seconds: float = math.inf,
+        checkpoint: Path | None = None,
+    ) -> Run:
         """The context that techniques get; they must return within `seconds`."""
         return Run(
             seed=self.seed,
@@ -57,6 +62,7 @@ class Job:
             progress=progress,
             device=self.device,
             folder=self.store.root / "cache",
+            checkpoint=checkpoint,
             teacher=self.task.model,
             cache=self.cache,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tenfold.errors import TenfoldError
 from tenfold.search.budget import Budget
 from tenfold.search.candidates import candidates, judge_of, judged_again
-from tenfold.search.finalist import Healed, add_finalist, cut, heal
+from tenfold.search.finalist import Healed, add_finalist, cut, heal, healing_file
 from tenfold.search.finalists import MOST_FINALISTS, Next, Tried, choose_next
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
@@ -45,7 +46,7 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             possible = [
                 p for p in front if p.plan not in busy and (p.plan.untouched or outlook.has_time_for(p))
             ]
-            chosen = choose_next(
+            chosen = begun(job, name, front) or choose_next(
                 possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
             )
             if chosen is None or not outlook.has_time_for(chosen.proposal):
@@ -62,7 +63,7 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             job.store.forget(name)  # what a killed process left of another structure
             try:
                 before = start_of(job, chosen, tried, healed, told)
-                healed[name] = heal(job, before, seconds, told)
+                healed[name] = heal(job, name, before, seconds, told)
                 add_finalist(job, name, healed[name], chosen.proposal, began, told)
                 passes, pace = healed[name].passes, healed[name].seconds_per_pass
                 record["healing"] = {"passes": passes, "seconds_per_pass": pace}
@@ -71,8 +72,18 @@ def heal_finalists(job: Job, structures: Structures) -> None:
                 # One structure that cannot be made or served must not end the search; it is on record.
                 record["error"] = str(error)
             job.store.finish_step(f"finalist-{name}", record)
+            healing_file(job, name).unlink(missing_ok=True)
             tried.append(outcome(job, name, record))
             job.keep_time()
+
+
+def begun(job: Job, name: str, front: Sequence[Proposal]) -> Next | None:
+    """The structure that a process which was stopped had begun to heal under this name, if it is still proposed."""
+    plan = job.store.step(f"plan-{name}")
+    if plan is None or not healing_file(job, name).exists():
+        return None
+    found = next((proposal for proposal in front if proposal.plan == Plan.from_json(plan)), None)
+    return None if found is None else Next(found)
 
 
 def start_of(job: Job, chosen: Next, tried: list[Tried], healed: dict[str, Healed], progress: Any) -> Healed:

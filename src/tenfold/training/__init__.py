@@ -4,6 +4,7 @@ from tenfold.training.augmentation import Augmentation
 from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
+from tenfold.training.keeping import Keeper
 from tenfold.training.loop import FitResult, fit, mean_loss
 from tenfold.training.losses import (
     attention_loss,
@@ -39,6 +40,7 @@ __all__ = [
     "Ensemble",
     "FitResult",
     "HiddenDistillation",
+    "Keeper",
     "Objective",
     "OptimizerSettings",
     "Precision",

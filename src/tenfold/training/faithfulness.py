@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 
-import torch
-
 from tenfold.data import Split
 from tenfold.training.outputs import TeacherOutputs
 from tenfold.training.views import View, is_image, shown
@@ -15,20 +13,15 @@ ASKED = 256
 KEPT = 0.95  # share of the accuracy on plain images that must be left on mirrored ones
 
 
-def faithful_views(
-    teacher: TeacherOutputs, split: Split, *, seed: int = 0, deadline: float = math.inf
-) -> tuple[View, ...]:
+def faithful_views(teacher: TeacherOutputs, split: Split, *, deadline: float = math.inf) -> tuple[View, ...]:
     """The views to teach in: always the identity, and the mirror image where it means the same.
 
-    Only for float images (N, C, H, W) with class labels (N,). The mirror is kept where, on up to 256 training
+    Only for float images (N, C, H, W) with class labels (N,). The mirror is kept where, on about 256 training
     images, the teacher finds the labelled class in at least 95% as many mirrored images as plain ones. Its answers
     are kept for the training that follows. Past `deadline` (`time.monotonic()`) it decides by what it has asked.
     """
-    number = min(ASKED, len(split))
-    generator = torch.Generator().manual_seed(seed)
-    indices = torch.randperm(len(split), generator=generator)[:number]
     right = {View.IDENTITY: 0, View.FLIP: 0}
-    for asked, index in enumerate(indices.split(32)):
+    for asked, index in enumerate(teacher.first(ASKED)):
         if asked and time.monotonic() >= deadline:
             break
         for view in right:

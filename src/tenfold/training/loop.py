@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tenfold.cost import call
 from tenfold.data import Split
 from tenfold.errors import NetworkError
+from tenfold.training.keeping import Keeper
 from tenfold.training.norms import hold_statistics
 from tenfold.training.objectives import Objective
 from tenfold.training.optimizers import OptimizerSettings, Sgd
@@ -31,7 +32,8 @@ Progress = Callable[[float, str], None]
 class FitResult:
     """What a run did: `steps` taken, `epochs` (passes over the data), `seconds` spent, and the loss curve.
 
-    `losses` are means over up to 50 equal stretches of the run, first to last.
+    `losses` are means over up to 50 equal stretches of the run, first to last. `steps_before` of the steps were taken
+    by a process that was stopped.
     """
 
     steps: int
@@ -40,6 +42,7 @@ class FitResult:
     losses: tuple[float, ...]
     batch_size: int
     precision: Precision
+    steps_before: int = 0
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Clock:
     until: float = math.inf  # a `time.monotonic()` value that cuts the run short; no part of the schedule
     started: float = field(default_factory=time.monotonic)
     step: int = 0
+    last: int | None = None  # the step to stop after, whatever the schedule
     slowest: float = 0.0  # seconds of the last step, or of a slower one before it, halved at every step since
 
     def elapsed(self) -> float:
@@ -66,7 +70,7 @@ class Clock:
 
     def may_step(self) -> bool:
         """Whether another step, as slow as the last ones, still ends in time."""
-        if self.steps is not None and self.step >= self.steps:
+        if self.step >= min(bound for bound in (self.steps, self.last, math.inf) if bound is not None):
             return False
         if time.monotonic() + self.slowest > self.until:
             return False
@@ -81,21 +85,24 @@ def fit(
     seconds: float | None = None,
     epochs: float | None = None,
     until: float = math.inf,
+    steps: int | None = None,
     optimizer: OptimizerSettings | None = None,
     batch_size: int = 128,
     seed: int = 0,
     precision: Precision | None = None,
     hold_norms: bool = False,
     clip: float | None = None,
+    keeper: Keeper | None = None,
     progress: Progress = lambda fraction, text: None,
 ) -> FitResult:
     """Train `student` in place on `split` and leave it in eval mode.
 
     Ends after `seconds` or `epochs`, whichever comes first; at least one must be given. `until`, a
-    `time.monotonic()` value, cuts the run short where it stands, whatever the schedule. The learning rate warms up
+    `time.monotonic()` value, or `steps` cuts the run short where it stands, whatever the schedule. The learning rate warms up
     and then falls to zero along the share of the work done. `precision` is timed and chosen if not given.
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
-    parameters that require gradients move. For one seed the result is the same up to what timing decides.
+    parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
+    can be stopped again. For one seed the result is the same up to what timing decides.
 
     Raises `NetworkError` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it
     is left whole and in eval mode.
@@ -111,8 +118,11 @@ def fit(
     device = device_of(student)
     if precision is None:
         precision = fastest_precision(student, split.select(range(batch_size))[0])
-    clock = Clock(seconds, None if epochs is None else math.ceil(epochs * per_epoch - 1e-6), until, started)
+    clock = Clock(
+        seconds, None if epochs is None else math.ceil(epochs * per_epoch - 1e-6), until, started, last=steps
+    )
     losses: list[float] = []
+    before = 0
     good = _state(student)
     precision.model(student)
     cuda = [device] if device.type == "cuda" else []
@@ -120,10 +130,14 @@ def fit(
         with torch.random.fork_rng(devices=cuda), objective.watching(student) as extra:
             torch.manual_seed(seed)
             rule = optimizer.build([*trained, *extra])
+            learner = nn.ModuleDict({"student": student, "objective": nn.ParameterList(extra)})
+            if keeper is not None:
+                before, losses = keeper.restore(learner, rule)
+                clock.step = before
             student.train()
             if hold_norms:
                 hold_statistics(student)
-            stream = _batches(split, batch_size, seed, objective)
+            stream = _batches(split, batch_size, seed, objective, clock.step)
             while clock.may_step():
                 began = time.monotonic()
                 for group in rule.param_groups:
@@ -148,7 +162,11 @@ def fit(
                 clock.step += 1
                 taken = time.monotonic() - began
                 clock.slowest = max(taken, clock.slowest / 2)
+                if keeper is not None:
+                    keeper.may_write(learner, rule, losses)
                 progress(clock.done(), f"epoch {clock.step / per_epoch:.1f}, loss {value:.4f}")
+            if keeper is not None and losses:
+                keeper.write(learner, rule, losses)
         if not all(bool(p.isfinite().all()) for p in trained):  # the last step has no loss after it to tell
             raise _diverged(student, good, "a weight is not finite", clock.step, optimizer)
     finally:
@@ -163,6 +181,7 @@ def fit(
         _curve(losses),
         batch_size,
         precision,
+        before,
     )
 
 
@@ -176,14 +195,18 @@ def _check_bounds(seconds: float | None, epochs: float | None, batch_size: int) 
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
 
-def _batches(split: Split, size: int, seed: int, objective: Objective) -> Iterator[Batch]:
-    """Batches without end: pass after pass, each in its own order, every example in its view of that pass."""
-    epoch = 0
+def _batches(split: Split, size: int, seed: int, objective: Objective, done: int = 0) -> Iterator[Batch]:
+    """Batches without end: pass after pass, each in its own order, every example in its view of that pass.
+
+    The first `done` are left out.
+    """
+    epoch, skip = divmod(done, max(1, len(split) // size))
     while True:
-        for indices, inputs, targets in split.batches(size, shuffle=seed + epoch, drop_last=True):
+        shuffled = split.batches(size, shuffle=seed + epoch, drop_last=True, skip=skip)
+        for indices, inputs, targets in shuffled:
             views = view_of(indices, epoch, objective.views)
             yield Batch(indices, show(inputs, views, objective.views), targets, views)
-        epoch += 1
+        epoch, skip = epoch + 1, 0
 
 
 def mean_loss(

@@ -1,9 +1,14 @@
-"""A teacher's outputs: computed when first asked for, kept after that, in memory and on disk."""
+"""A teacher's outputs: computed when first asked for, kept after that, in memory and on disk.
+
+An answer's last bits depend on the batch it was computed in. So the teacher is asked in blocks that the data and a
+seed fix: whoever asks first, and after whatever else, an example gets the same answer, bit for bit.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tenfold.cost import Inputs, as_args, batch_size, call, map_inputs
+from tenfold.cost import Inputs, as_args, batch_size, call
 from tenfold.data import Split
 from tenfold.errors import NetworkError
 from tenfold.files import written
 from tenfold.training.precision import Precision, device_of, fastest_precision
-from tenfold.training.views import Batch, View
+from tenfold.training.views import Batch, View, shown
 
+BLOCK = 128  # examples; those of one block that are first shown in the same view are asked about together
 LARGEST_CACHE = 1 << 30  # bytes; beyond it (a language model's logits) the teacher answers afresh each time
 
 
@@ -26,7 +32,9 @@ class TeacherOutputs:
     """Answers of a network, in eval mode, to the examples of one split in every `View`.
 
     `teacher` is copied, not changed. With `folder`, answers are read from and saved to a file there named after the
-    weights and the data, so that a job started again does not ask twice.
+    weights and the data, so that a job started again does not ask twice. `seed` is that of the training to come: in
+    its first pass (`Split.batches`) a batch then needs no more of the teacher than itself; with another seed the
+    answers are the same in kind, but more of them are waited for at first.
     """
 
     def __init__(
@@ -36,10 +44,17 @@ class TeacherOutputs:
         *,
         precision: Precision | None = None,
         folder: Path | None = None,
+        seed: int = 0,
     ) -> None:
         self.device = device_of(teacher)
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.examples = len(split)
+        self.seed, self._split = seed, split
+        order = torch.randperm(self.examples, generator=torch.Generator().manual_seed(seed))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(self.examples)
+        # `view_of` shows neighbours in different views; what a first pass shows in one view makes one block.
+        self._block = place // BLOCK * len(View) + torch.arange(self.examples) % len(View)
         self.key = fingerprint(teacher, split)
         self._path = None if folder is None else Path(folder) / f"teacher-{self.key[:16]}.safetensors"
         stored = self._read()
@@ -52,7 +67,8 @@ class TeacherOutputs:
             precision = fastest_precision(self.teacher, inputs, train=False)
         self.precision = precision
         self.teacher = precision.model(self.teacher)
-        self.asked = 0  # examples that the teacher really ran on
+        self.asked = 0  # examples that the teacher really ran on …
+        self.seconds = 0.0  # … and how long that took
         self._known = torch.zeros(len(View), self.examples, dtype=torch.bool)
         self._kept: Tensor | None = None  # (views, examples, …)
         self._keep = True
@@ -64,20 +80,31 @@ class TeacherOutputs:
         """Outputs (N, …), float32 on the CPU, for a batch whose inputs are already in the views kinds[batch.views]."""
         places = torch.tensor([tuple(View).index(kind) for kind in kinds])
         views = places[batch.views]
-        known = self._known[views, batch.indices]
-        if self._kept is not None and bool(known.all()):
-            return self._kept[views, batch.indices]
-        if self._kept is None or not bool(known.any()):
-            outputs = self.ask(batch.inputs)
-            self._store(views, batch.indices, outputs)
-            return outputs
-        new = ~known
-        self._store(views[new], batch.indices[new], self.ask(map_inputs(lambda t: t[new], batch.inputs)))
+        new = ~self._known[views, batch.indices]
+        wanted = torch.stack([views[new], self._block[batch.indices[new]]], dim=1).unique(dim=0)
+        for view, block in wanted.tolist():
+            if self._keep:
+                self._answer(tuple(View)[view], block)
         return self._kept[views, batch.indices] if self._kept is not None else self.ask(batch.inputs)
+
+    def first(self, number: int) -> list[Tensor]:
+        """The indices of about `number` examples, block by block, as the first pass comes to them."""
+        blocks = max(1, round(number / BLOCK)) * len(View)
+        return [(self._block == block).nonzero().flatten() for block in self._block.unique()[:blocks]]
+
+    def waiting(self, kinds: tuple[View, ...]) -> float:
+        """Seconds that the answers take which are still unknown in these views, at the pace so far.
+
+        Zero where answers are not kept: then every step waits for its own.
+        """
+        if not self._keep:
+            return 0.0
+        places = [tuple(View).index(kind) for kind in kinds]
+        return int((~self._known[places]).sum()) * self.seconds / max(self.asked, 1)
 
     def ask(self, inputs: Inputs) -> Tensor:
         """Run the teacher: outputs (N, …), float32 on the CPU."""
-        examples = batch_size(inputs)
+        examples, began = batch_size(inputs), time.monotonic()
         with torch.inference_mode(), self.precision.arithmetic(self.device):
             outputs = call(self.teacher, self.precision.inputs(inputs, self.device))
         outputs = outputs.float().cpu().clone()  # a clone made outside inference mode takes part in autograd
@@ -91,6 +118,7 @@ class TeacherOutputs:
                 "the teacher's outputs are not finite: its weights or the data hold NaN or inf"
             )
         self.asked += examples
+        self.seconds += time.monotonic() - began
         return outputs
 
     def save(self) -> None:
@@ -102,9 +130,10 @@ class TeacherOutputs:
             save_file({"outputs": self._kept, "known": self._known}, temporary, self._metadata())
         self._saved = known
 
-    def _store(self, views: Tensor, indices: Tensor, outputs: Tensor) -> None:
-        if not self._keep:
-            return
+    def _answer(self, view: View, block: int) -> None:
+        """Ask about a whole block in one view, and keep what the teacher says."""
+        indices = (self._block == block).nonzero().flatten()
+        outputs = self.ask(shown(self._split, indices, view).inputs)
         shape = (len(View), self.examples, *outputs.shape[1:])
         if self._kept is None and 4 * torch.Size(shape).numel() <= LARGEST_CACHE:
             self._kept = torch.zeros(shape)
@@ -112,11 +141,15 @@ class TeacherOutputs:
             self._keep, self._kept = False, None
             self._known.zero_()
             return
-        self._kept[views, indices] = outputs
-        self._known[views, indices] = True
+        place = tuple(View).index(view)
+        self._kept[place, indices] = outputs
+        self._known[place, indices] = True
 
     def _metadata(self) -> dict[str, str]:
-        return {"key": self.key, "precision": str(self.precision)}
+        return {"key": self.key, "precision": str(self.precision), "blocks": self._blocks_named()}
+
+    def _blocks_named(self) -> str:
+        return f"{BLOCK} by seed {self.seed}"
 
     def _read(self) -> _Stored | None:
         """A saved file; one that is damaged or of another job is ignored and later replaced."""
@@ -131,6 +164,8 @@ class TeacherOutputs:
             return None
         fits = known.shape == (len(View), self.examples) and outputs.shape[:2] == known.shape
         if metadata.get("key") != self.key or not fits:
+            return None
+        if metadata.get("blocks") != self._blocks_named():
             return None
         if known.dtype != torch.bool or outputs.dtype != torch.float32:
             return None

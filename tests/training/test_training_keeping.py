@@ -1,0 +1,102 @@
+"""A run that is stopped and goes on ends where one that was never stopped ends, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tenfold.data import Split
+from tenfold.training import AdamW, FitResult, Keeper, Precision, Supervised, fit
+from tenfold.training import keeping as keeping_module
+
+
+def blobs(number: int = 96) -> Split:
+    """Three classes of (N, 4) that a linear layer can tell apart."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(number) % 3
+    return Split((torch.randn(number, 4, generator=generator) + 3 * torch.eye(4)[labels], labels))
+
+
+def small() -> nn.Sequential:
+    """With dropout, whose random numbers must go on too, and batch norm."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+
+
+class StopError(Exception):
+    """Raised in the middle of a run."""
+
+
+def run(keeper: Keeper | None, stop_after: int | None = None) -> tuple[nn.Module, FitResult]:
+    model, steps = small(), 0
+
+    def progress(fraction: float, text: str) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop_after:
+            raise StopError
+
+    result = fit(
+        model,
+        blobs(),
+        Supervised(),
+        epochs=4,
+        batch_size=16,
+        seed=3,
+        optimizer=AdamW(0.02),
+        precision=Precision(),
+        keeper=keeper,
+        progress=progress,
+    )
+    return model, result
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written after every step."""
+    monkeypatch.setattr(keeping_module, "EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(keeping_module, "SHARE_OF_TIME", 1e9)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("stop_after", [1, 6, 8, 23])
+def test_it_goes_on_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
+    whole, expected = run(None)
+    path, facts = tmp_path / "kept.safetensors", {"network": "a"}
+    keeper = Keeper(path, facts)
+    keeper.decided = {"epochs": 4}
+    with pytest.raises(StopError):
+        run(keeper, stop_after)
+    again = Keeper(path, facts)
+    assert again.holds_a_run
+    assert again.decided == {"epochs": 4}
+    model, result = run(again)
+    assert result.steps_before == stop_after
+    assert (result.steps, result.losses) == (expected.steps, expected.losses)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    # Once it has ended, nothing is left to do.
+    done, result = run(Keeper(path, facts))
+    assert result.steps_before == result.steps == 24
+    assert torch.equal(done[0].weight, whole[0].weight)
+
+
+@pytest.mark.usefixtures("eager")
+def test_another_run_or_a_damaged_file_is_begun_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "kept.safetensors"
+    with pytest.raises(StopError):
+        run(Keeper(path, {"seed": 1}), 5)
+    other = Keeper(path, {"seed": 2})
+    assert not other.holds_a_run
+    assert other.decided == {}
+    path.write_bytes(path.read_bytes()[:200])
+    assert not Keeper(path, {"seed": 1}).holds_a_run
+
+
+def test_it_is_not_written_at_every_step(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        run(Keeper(tmp_path / "kept.safetensors", {}), 5)
+    assert not list(tmp_path.iterdir())
