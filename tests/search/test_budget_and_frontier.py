@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tenfold.errors import BudgetError
 from tenfold.search.budget import Budget
 from tenfold.search.finish import message
-from tenfold.search.frontier import choose, dominates, mark, nearest
+from tenfold.search.frontier import ORIGINAL, choose, dominates, mark, nearest
 from tenfold.search.point import Point
 from tenfold.search.quantities import dimensions, megabytes, milliseconds, seconds, share
+from tenfold.search.scoring import resamples_for
 
 
 def point(name: str, ms: float | None, size: int | None, drop: float | None = 0.0, **more: object) -> Point:
@@ -139,6 +140,27 @@ def test_the_frontier_is_what_nothing_dominates(rows):
         expected = p.latency_ms is not None and not any(dominates(q, p) for q in points if q is not p)
         assert p.on_frontier == expected
     assert not any(dominates(p, p) for p in points)
+
+
+def test_the_untouched_network_stays_on_the_frontier():
+    lucky = point("c1", 0.5, 10, -0.001)
+    points = [point(ORIGINAL, 1.0, 20, 0.0, kind="baseline"), point("slow", 2.0, 20, 0.0), lucky]
+    mark(points, Budget())
+    assert [p.on_frontier for p in points] == [True, False, True]
+
+
+def test_without_a_budget_there_is_no_verdict():
+    p = point("c1", 1.0, 10, 0.0)
+    mark([p], Budget())
+    assert p.meets_budget is None
+    mark([p], Budget(latency_ms=2))
+    assert p.meets_budget is True
+
+
+def test_a_slow_metric_gets_fewer_resamples():
+    assert resamples_for(1e-6) == 500
+    assert resamples_for(0.02) == 250
+    assert resamples_for(10.0) == 100
 
 
 def test_a_point_survives_json(tmp_path: Path):

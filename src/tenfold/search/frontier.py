@@ -34,13 +34,16 @@ def dominates(a: Point, b: Point) -> bool:
 
 
 def mark(points: Sequence[Point], budget: Budget) -> None:
-    """Set `on_frontier`, `meets_budget` and the note of useless candidates, from what was measured."""
+    """Set `on_frontier`, `meets_budget` and the note of useless candidates, from what was measured.
+
+    The untouched network stays on the frontier whatever a lucky candidate scores; without a budget there is no verdict.
+    """
     baselines = [point for point in points if point.kind == "baseline"]
     for point in points:
-        point.on_frontier = point.latency_ms is not None and not any(
-            dominates(other, point) for other in points if other is not point
+        point.on_frontier = point.latency_ms is not None and (
+            point.id == ORIGINAL or not any(dominates(other, point) for other in points if other is not point)
         )
-        point.meets_budget = budget.met_by(point)
+        point.meets_budget = None if budget.empty else budget.met_by(point)
         point.note = None
         if point.kind == "candidate" and is_useless(point, baselines):
             point.note = "neither smaller nor faster than a baseline"

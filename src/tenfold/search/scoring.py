@@ -16,8 +16,8 @@ from tenfold.data import Metric, Split, accuracy, checked_score
 
 Runner = Callable[[Inputs], Tensor]
 BATCH = 64
-RESAMPLES = 500
-
+RESAMPLES, FEWEST_RESAMPLES = 500, 100
+BOOTSTRAP_SECONDS = 5.0  # that an interval may take, if the fewest resamples fit into it
 
 CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
 
@@ -62,7 +62,9 @@ def answers_on(
 
 def scored(metric: Metric, outputs: Tensor, targets: Tensor) -> Interval:
     """The metric: Wilson's interval for accuracy, else a bootstrap over the examples."""
+    began = time.monotonic()
     value = checked_score(metric, outputs, targets)
+    resamples = resamples_for(time.monotonic() - began)
     if metric is accuracy:
         right = int((outputs.argmax(dim=1) == targets).sum())
         return wilson_interval(right, len(targets))
@@ -70,7 +72,7 @@ def scored(metric: Metric, outputs: Tensor, targets: Tensor) -> Interval:
     draws = [
         float(metric(outputs[index], targets[index]))
         for index in (
-            torch.from_numpy(generator.integers(0, len(targets), len(targets))) for _ in range(RESAMPLES)
+            torch.from_numpy(generator.integers(0, len(targets), len(targets))) for _ in range(resamples)
         )
     ]
     # A resample may miss a class that the metric needs; such draws say nothing about the spread.
@@ -84,5 +86,12 @@ def dropped(metric: Metric, original: Tensor, outputs: Tensor, targets: Tensor) 
     if metric is accuracy:
         before, after = (o.argmax(dim=1) == targets for o in (original, outputs))
         return paired_difference_interval(before.numpy(), after.numpy())
+    began = time.monotonic()
     checked_score(metric, outputs, targets)
-    return paired_bootstrap(metric, original, outputs, targets, resamples=RESAMPLES)
+    resamples = resamples_for(2 * (time.monotonic() - began))  # it is asked about both networks
+    return paired_bootstrap(metric, original, outputs, targets, resamples=resamples)
+
+
+def resamples_for(seconds: float) -> int:
+    """How many resamples an interval rests on, where one takes so long."""
+    return max(FEWEST_RESAMPLES, min(RESAMPLES, int(BOOTSTRAP_SECONDS / max(seconds, 1e-9))))
