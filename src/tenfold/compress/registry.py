@@ -105,6 +105,11 @@ def technique_name(technique: Technique) -> str:
     )
 
 
+def is_final(technique: Technique) -> bool:
+    """Whether nothing may follow it, since it turns weights into integers."""
+    return bool(TECHNIQUES[technique_name(technique)].final)
+
+
 def technique_to_dict(technique: Technique) -> dict[str, Any]:
     """The technique as JSON: `technique` (its name) and its parameters."""
     return {"technique": technique_name(technique), **encode_fields(technique)}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from tenfold.compress import Recipe, Step, Technique
+from tenfold.compress import Recipe, Step, Technique, is_saved, load, read_structure, save
 from tenfold.compress.distill import Distill
 from tenfold.compress.quantize import Quantize
+from tenfold.compress.saved import STRUCTURE
 from tenfold.errors import TenfoldError
 from tenfold.search.budget import MB
 from tenfold.search.job import Job, Progress, add_point
@@ -37,6 +38,25 @@ class Healed:
 def healing_file(job: Job, name: str) -> Path:
     """Where a finalist's healing is kept while it goes on."""
     return job.store.root / "cache" / f"{name}-healing.safetensors"
+
+
+def healed_folder(job: Job, name: str) -> Path:
+    """Where a finalist is kept in float once it is healed."""
+    return job.store.root / "cache" / f"{name}-healed"
+
+
+def keep(job: Job, name: str, healed: Healed) -> None:
+    """Store a healed finalist, to be healed on or served in other forms later, perhaps by another process."""
+    save(healed_folder(job, name), healed.model, healed.steps, inputs=job.task.example(2), overwrite=True)
+
+
+def recalled(job: Job, name: str, passes: float = 0.0, pace: float | None = None) -> Healed | None:
+    """What `keep` stored, or None."""
+    folder = healed_folder(job, name)
+    if not is_saved(folder):
+        return None
+    steps = read_structure(folder / STRUCTURE).steps
+    return Healed(load(folder, job.task.model), steps, passes, pace)
 
 
 def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress) -> Healed:

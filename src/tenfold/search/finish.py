@@ -222,7 +222,7 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
 
 def notes(job: Job) -> list[str]:
     """What could not be made, and why: a line each."""
-    left_out = job.store.step("baselines") or {}
+    left_out = {**(job.store.step("baselines") or {}), **(job.store.step("variants") or {})}
     failed = {
         name: job.store.step(f"finalist-{name}") for name in (f"c{i + 1}" for i in range(MOST_FINALISTS))
     }

@@ -13,6 +13,7 @@ from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
+from tenfold.search.variants import seconds_kept
 
 TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
@@ -58,7 +59,7 @@ class Outlook:
 
     @cached_property
     def _needed(self) -> float:
-        return seconds_needed(self.job)
+        return seconds_needed(self.job) + seconds_kept(self.job)
 
     def passes(self, proposal: Proposal) -> float:
         """How many passes over the training data it may have."""

@@ -50,8 +50,8 @@ class Point:
 
     @property
     def finalist(self) -> str:
-        """The finalist that it is one precision of; empty for a baseline."""
-        return self.id.rpartition("-")[0] if self.kind == "candidate" else ""
+        """The finalist that it is one form of; empty for a baseline."""
+        return self.id.partition("-")[0] if self.kind == "candidate" else ""
 
     def to_json(self) -> dict[str, Any]:
         """The point as plain data, as it stands in frontier.json."""

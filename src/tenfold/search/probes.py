@@ -15,6 +15,7 @@ from tenfold.compress.quantize import Quantize
 from tenfold.cost import Profile, measure, predicted_size
 from tenfold.deploy import deploy_onnx
 from tenfold.errors import TenfoldError
+from tenfold.search.finalist import PRECISIONS
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.proposals import BITS
@@ -64,9 +65,11 @@ def seen(job: Job, structures: Structures) -> list[Seen]:
         found.append(Seen(counts, entry["precision"], entry["latency_ms"], entry["size_bytes"]))
     for point in points.values():
         made_of = job.store.step(f"finalist-{point.finalist}")
-        if made_of is not None and point.latency_ms and point.size_bytes:
-            counts = structures.count(Plan.from_json(made_of["proposal"]["plan"]))
+        if made_of is None or point.precision not in PRECISIONS:
+            continue
+        if point.latency_ms and point.size_bytes:
             precision = point.precision.split("-")[0]
+            counts = structures.count(Plan.from_json(made_of["proposal"]["plan"]))
             found.append(Seen(counts, precision, point.latency_ms, point.size_bytes))
     return found
 

@@ -10,7 +10,16 @@ from typing import Any
 from tenfold.errors import TenfoldError
 from tenfold.search.budget import Budget
 from tenfold.search.candidates import candidates, judge_of, judged_again
-from tenfold.search.finalist import Healed, add_finalist, cut, heal, healing_file
+from tenfold.search.finalist import (
+    PRECISIONS,
+    Healed,
+    add_finalist,
+    cut,
+    heal,
+    healing_file,
+    keep,
+    recalled,
+)
 from tenfold.search.finalists import MOST_FINALISTS, Next, Tried, choose_next
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
@@ -26,7 +35,6 @@ def heal_finalists(job: Job, structures: Structures) -> None:
     """Cut, heal, export and score finalists while there is time and something sensible is left to try."""
     front = candidates(job, structures)
     tried: list[Tried] = []
-    healed: dict[str, Healed] = {}
     overhead: float | None = None
     busy: set[Plan] = set()  # what other processes are healing
     for number in range(1, MOST_FINALISTS + 1):
@@ -62,12 +70,11 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             job.store.finish_step(f"plan-{name}", chosen.proposal.plan.to_json())
             job.store.forget(name)  # what a killed process left of another structure
             try:
-                before = start_of(job, chosen, tried, healed, told)
-                healed[name] = heal(job, name, before, seconds, told)
-                add_finalist(job, name, healed[name], chosen.proposal, began, told)
-                passes, pace = healed[name].passes, healed[name].seconds_per_pass
-                record["healing"] = {"passes": passes, "seconds_per_pass": pace}
-                overhead = time.monotonic() - began - healed[name].seconds
+                healed = heal(job, name, start_of(job, chosen, tried, told), seconds, told)
+                keep(job, name, healed)
+                add_finalist(job, name, healed, chosen.proposal, began, told)
+                record["healing"] = {"passes": healed.passes, "seconds_per_pass": healed.seconds_per_pass}
+                overhead = time.monotonic() - began - healed.seconds
             except TenfoldError as error:
                 # One structure that cannot be made or served must not end the search; it is on record.
                 record["error"] = str(error)
@@ -86,10 +93,14 @@ def begun(job: Job, name: str, front: Sequence[Proposal]) -> Next | None:
     return None if found is None else Next(found)
 
 
-def start_of(job: Job, chosen: Next, tried: list[Tried], healed: dict[str, Healed], progress: Any) -> Healed:
-    """The network to heal: as it was left, if it is to be healed on and still at hand, else freshly cut."""
-    known = [healed[t.name] for t in tried if t.proposal.plan == chosen.proposal.plan and t.name in healed]
-    return known[-1] if chosen.extend and known else cut(job, chosen.proposal, progress)
+def start_of(job: Job, chosen: Next, tried: list[Tried], progress: Any) -> Healed:
+    """The network to heal: as it was left, if it is to be healed on, else freshly cut."""
+    if chosen.extend:
+        last = next(t for t in reversed(tried) if t.proposal.plan == chosen.proposal.plan)
+        before = recalled(job, last.name, last.passes, last.seconds_per_pass)
+        if before is not None:
+            return before
+    return cut(job, chosen.proposal, progress)
 
 
 def outcome(job: Job, name: str, record: dict[str, Any]) -> Tried:
@@ -97,7 +108,7 @@ def outcome(job: Job, name: str, record: dict[str, Any]) -> Tried:
     else, of those that keep the limits (or of all), the one with the smallest drop."""
     proposal, healing = Proposal.from_json(record["proposal"]), record.get("healing")
     passes, pace = (healing["passes"], healing["seconds_per_pass"]) if healing else (0.0, None)
-    points = [point for point in job.store.points() if point.finalist == name]
+    points = [p for p in job.store.points() if p.finalist == name and p.precision in PRECISIONS]
     limits = Budget(job.budget.latency_ms, job.budget.size_mb, job.budget.memory_mb)
     if not points:
         return Tried(proposal, 1.0, 1.0, False, passes, pace, name)

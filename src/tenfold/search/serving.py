@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from tenfold.compress import Recipe, Step, read_structure, save
-from tenfold.compress.quantize import Quantize
+from tenfold.compress.registry import is_final
 from tenfold.data import Task
 from tenfold.deploy import Artifact, Verification, deploy_onnx, verify
 from tenfold.search.scoring import Runner
@@ -42,6 +42,6 @@ def unquantized(folder: Path, task: Task) -> nn.Module:
     """
     model = task.model
     for step in read_structure(folder / "structure.json").steps:
-        if not isinstance(step.technique, Quantize):
+        if not is_final(step.technique):
             model = step.technique.rebuild(model, step.resolved, task.zeros(2))
     return model

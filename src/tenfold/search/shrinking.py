@@ -22,6 +22,7 @@ from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import Store, identity_of, read_json
 from tenfold.search.structures import scan
+from tenfold.search.variants import add_variants
 
 FINISHED = "finished"  # the step that says so
 SHORTEST_TIME = 10.0  # seconds; less does not even measure the baselines
@@ -83,6 +84,7 @@ def shrink(
         structures = scan(job)
         if structures is not None:
             heal_finalists(job, structures)
+        add_variants(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {})
         store.finish_step(FINISHED, {"time_limit": time_limit})

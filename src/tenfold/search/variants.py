@@ -1,0 +1,169 @@
+"""Other forms in which a network can be served, made of the untouched one and of the best that was healed.
+
+They need no training, or little: seconds each. Which are worth them is told from the budget, from what is minimised
+and from what the plain forms of the same network measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tenfold.compress import Recipe, Step, Technique
+from tenfold.compress.factorize import Factorize
+from tenfold.compress.quantize import Mode, Quantize, QuantizeWeights
+from tenfold.compress.registry import is_final
+from tenfold.cost import profile
+from tenfold.errors import TenfoldError
+from tenfold.search.budget import MB
+from tenfold.search.finalist import Healed, recalled
+from tenfold.search.finish import seconds_needed
+from tenfold.search.frontier import ORIGINAL, choose, mark, nearest
+from tenfold.search.job import Job, Progress, add_point
+from tenfold.search.point import Point
+
+UNTOUCHED = "o"  # begins the names of the points made of the untouched network
+SHARE_OF_TIME = 0.1  # of the limit, that is kept for variants if any is worth it
+PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network
+
+
+@dataclass(frozen=True)
+class Forms:
+    """A network in the plain forms that were measured, by precision."""
+
+    name: str
+    points: dict[str, Point]
+
+    def latency(self, precision: str) -> float:
+        """Milliseconds; infinite where it was not made."""
+        point = self.points.get(precision)
+        return math.inf if point is None or point.latency_ms is None else point.latency_ms
+
+    def loses(self, precision: str) -> float | None:
+        """The drop on validation, where it was scored."""
+        point = self.points.get(precision)
+        return None if point is None else point.validation_drop
+
+
+Worth = Callable[[Job, Forms], bool]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A form: the techniques that make it and the bits of a weight in its file, scales included; `worth` says when."""
+
+    label: str
+    techniques: tuple[Technique, ...]
+    bits: float
+    worth: Worth
+
+
+def for_size(job: Job, forms: Forms) -> bool:
+    """What makes a file smaller and nothing faster is worth it unless speed alone was asked for."""
+    return job.budget.empty or job.minimize == "size"
+
+
+def where_dynamic_is_faster(job: Job, forms: Forms) -> bool:
+    """Where the plain network showed that integers pay only without fixed scales, as in transformers."""
+    plain = plain_forms(job)
+    return forms.name != UNTOUCHED and plain.latency("int8-dynamic") < plain.latency("int8-static")
+
+
+def where_nothing_was_healed(job: Job, forms: Forms) -> bool:
+    """Low rank takes weights away without any training: a way out where there was nothing to heal."""
+    return job.budget.empty and forms.name == UNTOUCHED
+
+
+VARIANTS: dict[str, Variant] = {
+    "int8-dynamic": Variant("INT8 dynamic", (Quantize(mode=Mode.DYNAMIC),), 8.0, where_dynamic_is_faster),
+    "int4-weights": Variant("4-bit weights", (QuantizeWeights(bits=4),), 5.0, for_size),
+    "low-rank": Variant("low rank", (Factorize(),), 32.0, where_nothing_was_healed),
+}
+
+
+def add_variants(job: Job) -> None:
+    """Make what is worth it of the best healed network and of the untouched one, while there is time."""
+    for forms in bases(job):
+        for name in wanted(job, forms):
+            with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
+                if claim is None:
+                    continue
+                if seconds_each(job) > job.clock.left() - seconds_needed(job):
+                    return
+                add_variant(job, forms, name, progress)
+
+
+def wanted(job: Job, forms: Forms) -> list[str]:
+    """The variants of a network that are worth making and not made yet."""
+    failed = job.store.step("variants") or {}
+    limit = math.inf if job.budget.size_mb is None else job.budget.size_mb * MB
+    parameters = next((p.params for p in forms.points.values() if p.params), 0)
+    return [
+        name
+        for name, variant in VARIANTS.items()
+        if f"{forms.name}-{name}" not in failed
+        and not job.store.has(f"{forms.name}-{name}")
+        and parameters * variant.bits / 8 <= limit
+        and variant.worth(job, forms)
+    ]
+
+
+def add_variant(job: Job, forms: Forms, name: str, progress: Progress) -> None:
+    """Make one and store it as a point; one that cannot be made is put on record with the reason."""
+    point_id, variant, began = f"{forms.name}-{name}", VARIANTS[name], time.monotonic()
+    progress(0.0, f"{point_id}: {variant.label}")
+    start = Healed(job.task.model, (), 0.0, None) if forms.name == UNTOUCHED else recalled(job, forms.name)
+    if start is None:
+        return
+    model, steps = start.model, start.steps
+    some = next(iter(forms.points.values()))
+    plain = some.label.rpartition(", ")[0] if forms.name != UNTOUCHED else "untouched"
+    params, macs = some.params, some.macs
+    try:
+        for technique in variant.techniques:
+            problems = technique.preflight(model, job.task, job.device)
+            if problems:
+                raise TenfoldError("; ".join(map(str, problems)))
+            applied = technique.apply(model, job.task, job.run(progress))
+            model, steps = applied.model, (*steps, Step(technique, applied.resolved))
+            if not is_final(technique):  # integers count as what they were
+                counts = profile(model, job.task.zeros(job.device.batch))
+                params, macs = counts.params, counts.macs
+        point = Point(point_id, "candidate", f"{plain}, {variant.label}", name)
+        point.params, point.macs = params, macs
+        recipe = Recipe(tuple(step.technique for step in steps), job.seed)
+        add_point(job, point, model, steps, recipe, progress, began)
+    except TenfoldError as error:
+        job.store.finish_step("variants", {**(job.store.step("variants") or {}), point_id: str(error)})
+
+
+def seconds_kept(job: Job) -> float:
+    """What variants may take at the end of the job, as far as is known before anything was healed."""
+    number = len(wanted(job, plain_forms(job)))
+    number += sum(variant.worth(job, Forms("", {})) for variant in VARIANTS.values())
+    return min(SHARE_OF_TIME * job.clock.limit, number * seconds_each(job))
+
+
+def seconds_each(job: Job) -> float:
+    """What a variant is expected to take."""
+    points = plain_forms(job).points
+    point = points.get("int8-static") or points["fp32"]
+    return PACE * (point.seconds or 0.0)
+
+
+def bases(job: Job) -> list[Forms]:
+    """The healed network that is best so far, and the untouched one."""
+    points = job.store.points()
+    mark(points, job.budget)
+    best = choose(points, job.budget, job.minimize) or nearest(points, job.budget)[0]
+    healed = [p for p in points if p.finalist and p.finalist == best.finalist]
+    found = [Forms(best.finalist, {p.precision: p for p in healed})] if healed else []
+    return [forms for forms in found if forms.name != UNTOUCHED] + [plain_forms(job)]
+
+
+def plain_forms(job: Job) -> Forms:
+    """The baselines."""
+    served = [point for point in job.store.points() if point.kind == "baseline"]
+    return Forms(UNTOUCHED, {("fp32" if p.id == ORIGINAL else p.precision): p for p in served})

@@ -1,0 +1,105 @@
+"""Other forms of the untouched and of a healed network: which are worth it, and what is made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tenfold
+from tenfold.compress import read_recipe
+from tenfold.cost import Device
+from tenfold.data import fashion_mnist
+from tenfold.models import CifarResNet
+from tenfold.search import Budget
+from tenfold.search.baselines import add_baselines
+from tenfold.search.clock import Clock
+from tenfold.search.finalist import add_finalist, cut, keep, recalled
+from tenfold.search.frontier import ORIGINAL
+from tenfold.search.job import Job
+from tenfold.search.point import Point
+from tenfold.search.proposals import Proposal
+from tenfold.search.space import Plan
+from tenfold.search.store import Store, identity_of
+from tenfold.search.variants import UNTOUCHED, Forms, add_variants, plain_forms, seconds_kept, wanted
+
+NARROW = Plan(keep=(("layer1.0.conv1", 0.5), ("layer2.0.conv1", 0.5)))
+
+
+def quietly(fraction: float, text: str) -> None:
+    """Progress that nobody reads."""
+
+
+def job_for(folder: Path, budget: Budget, minimize: str = "latency") -> Job:
+    torch.manual_seed(0)
+    splits = fashion_mnist()
+    network = CifarResNet(8, num_classes=10, in_channels=1).eval()
+    task = tenfold.Task(network, train=splits.train.take(40), validation=splits.validation.take(30))
+    store = Store.open(folder, identity_of(task))
+    return Job(task, budget, Device(), minimize, store, Clock(600.0), seed=0)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """With baselines and one finalist, that was cut and not healed."""
+    job = job_for(tmp_path_factory.mktemp("variants") / "run", Budget())
+    add_baselines(job)
+    proposal = Proposal(NARROW, "int8", 1, 1, 1.0, 1.0, 1.0, 1, 0.1, 0.1, 0.0)
+    healed = cut(job, proposal, quietly)
+    keep(job, "c1", healed)
+    add_finalist(job, "c1", healed, proposal, 0.0, quietly)
+    return job
+
+
+def test_what_was_kept_is_the_network_that_was_healed(job: Job) -> None:
+    back = recalled(job, "c1")
+    assert back is not None
+    again = cut(job, Proposal(NARROW, "int8", 1, 1, 1.0, 1.0, 1.0, 1, 0.1, 0.1, 0.0), quietly)
+    ours, theirs = back.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [step.technique for step in back.steps] == [step.technique for step in again.steps]
+    assert recalled(job, "c9") is None
+
+
+def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
+    assert {"int4-weights", "low-rank"} <= set(wanted(job, plain_forms(job)))
+    assert 0 < seconds_kept(job) <= 60
+    add_variants(job)
+    points = {point.id: point for point in job.store.points()}
+    plain, small = points[ORIGINAL], points["o-int4-weights"]
+    assert small.kind == "candidate"
+    assert small.finalist == UNTOUCHED
+    assert small.label == "untouched, 4-bit weights"
+    recipe = read_recipe(job.store.root / small.recipe)
+    assert [type(step).__name__ for step in recipe.steps] == ["QuantizeWeights"]
+    assert (small.params, small.macs) == (plain.params, plain.macs)
+    thin = points["o-low-rank"]
+    assert thin.params < plain.params
+    assert thin.size_bytes < plain.size_bytes
+    # Once made, nothing is wanted any more, by this process or another.
+    assert wanted(job, plain_forms(job)) == []
+
+
+def test_of_a_healed_network_too(job: Job) -> None:
+    points = {p.precision: p for p in job.store.points() if p.finalist == "c1"}
+    forms = Forms("c1", points)
+    assert "int4-weights" in wanted(job, forms) or "int4-weights" in points
+    assert "low-rank" not in wanted(job, forms)
+
+
+@pytest.mark.parametrize(
+    ("budget", "minimize", "expected"),
+    [
+        (Budget(max_drop=0.01), "latency", []),  # a smaller file is no faster
+        (Budget(max_drop=0.01), "size", ["int4-weights"]),
+        (Budget(size_mb=0.001), "size", []),  # larger than the budget by its weights alone
+        (Budget(size_mb=1), "size", ["int4-weights"]),
+    ],
+)
+def test_a_variant_is_made_only_where_it_could_be_chosen(
+    tmp_path: Path, budget: Budget, minimize: str, expected: list[str]
+) -> None:
+    job = job_for(tmp_path / "run", budget, minimize)
+    plain = Point(ORIGINAL, "baseline", "ONNX", "fp32", params=77_000, latency_ms=1.0, seconds=1.0)
+    assert wanted(job, Forms(UNTOUCHED, {"fp32": plain})) == expected
