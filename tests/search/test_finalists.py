@@ -24,6 +24,9 @@ def test_damage_by_hand():
     # Two halvings of MACs, one of parameters, half a nat: 1.5² + 0.125.
     assert damage(25, 50, 100, 100, 0.5) == pytest.approx(2.375)
     assert damage(100, 100, 100, 100, 0.0) == 0.0
+    # Ten passes leave two and a half units of damage for each squared nat behind, up to four nats.
+    assert damage(25, 50, 100, 100, 0.5, 10) == pytest.approx(3.0)
+    assert damage(100, 100, 100, 100, 9.0, 10) == pytest.approx(4 * 0.25 + 16 * 2.5)
 
 
 def test_the_slope_follows_what_was_measured():

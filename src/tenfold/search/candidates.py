@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from tenfold.cost import LatencyModel
 from tenfold.search.damage import FIRST_GUESS
+from tenfold.search.finalists import Tried
 from tenfold.search.job import Job
+from tenfold.search.outlook import Outlook
 from tenfold.search.probes import seen
 from tenfold.search.proposals import Judge, Proposal, front, propose
 from tenfold.search.space import Plan
@@ -34,6 +39,7 @@ def candidates(job: Job, structures: Structures) -> list[Proposal]:
             structures.run(doubtful[0].plan)
             found = judged_again(judge, structures)
             progress(1.0, f"{len(structures.moved)} structures run")
+        found = judged_again(judge, structures, certain=True)
     job.store.finish_step("front", [proposal.to_json() for proposal in found])
     return found
 
@@ -43,18 +49,26 @@ def worth_a_run(job: Job, proposal: Proposal) -> bool:
     return not proposal.plan.untouched and FIRST_GUESS * proposal.damage <= job.budget.tolerated_drop
 
 
-def judged_again(judge: Judge, structures: Structures) -> list[Proposal]:
-    """The front of every structure that was counted or run so far."""
+def judged_again(judge: Judge, structures: Structures, *, certain: bool = False) -> list[Proposal]:
+    """The front of every structure that was counted or run so far; if `certain`, of those that were run alone.
+
+    Where none was run, the guesses must do.
+    """
     plans = dict.fromkeys([Plan(), *structures.moved, *structures.counted])
+    if certain and structures.moved:
+        plans = dict.fromkeys([Plan(), *structures.moved])
     return front([judge(plan) for plan in plans], judge.minimize)
 
 
-def judge_of(job: Job, structures: Structures) -> Judge:
+def judge_of(
+    job: Job, structures: Structures, tried: Sequence[Tried] = (), overhead: float | None = None
+) -> Judge:
     """Predictions fitted on everything that was exported and timed so far."""
     known = seen(job, structures)
     factors: dict[str, list[float]] = {}
     for entry in known:
         factors.setdefault(entry.precision, []).append(entry.size_factor)
+    outlook = Outlook(job, tried, overhead)
     return Judge(
         original=job.original_profile(),
         count=structures.count,
@@ -64,4 +78,6 @@ def judge_of(job: Job, structures: Structures) -> Judge:
         minimize=job.minimize,
         precisions=tuple(factors),
         size_factors={precision: max(values) for precision, values in factors.items()},
+        # A guess of the divergence is blunt, and mostly far too high: it is not to rule out what a run may find good.
+        passes=lambda proposal: outlook.passes(proposal) if proposal.plan in structures.moved else math.inf,
     )

@@ -28,7 +28,7 @@ from tenfold.search.store import Store
 Progress = Callable[[float, str], None]
 KEEP_TIME_EVERY = 5.0  # seconds
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
-SCORING_SHARE = 0.04  # of the time limit, for a baseline that nothing depends on
+SCORING_SHARE = 0.02  # of the time limit, for a baseline that nothing depends on
 
 
 @dataclass

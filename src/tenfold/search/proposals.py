@@ -7,10 +7,11 @@ The study lives in a journal file, so that several processes, on one machine or 
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,18 @@ class Judge:
     minimize: str
     precisions: Sequence[str]
     size_factors: dict[str, float]  # measured over predicted, of the baselines
+    passes: Callable[[Proposal], float] = lambda proposal: math.inf  # of healing that there is time for
 
     def __call__(self, plan: Plan) -> Proposal:
         counts = self.original if plan.untouched else self.count(plan)
         loss = self.divergence(plan)
-        units = damage(counts.macs, counts.params, self.original.macs, self.original.params, loss)
-        options = [self._in(precision, plan, counts, loss, units) for precision in self.precisions]
-        return min(options, key=lambda option: (option.excess, option.cost(self.minimize)))
+        options = [self._in(precision, plan, counts, loss) for precision in self.precisions]
+        best = min(options, key=lambda option: (option.excess, option.cost(self.minimize)))
+        whole = self.original
+        units = damage(best.macs, best.params, whole.macs, whole.params, loss, self.passes(best))
+        return replace(best, damage=units)
 
-    def _in(self, precision: str, plan: Plan, counts: Profile, loss: float, units: float) -> Proposal:
+    def _in(self, precision: str, plan: Plan, counts: Profile, loss: float) -> Proposal:
         latency: Prediction = self.latency.predict(counts, precision)
         size = round(
             predicted_size(counts, BITS[precision]) * self.size_factors.get(precision, 1.0) * SIZE_MARGIN
@@ -87,8 +91,8 @@ class Judge:
             if limit is not None
         ]
         return Proposal(
-            plan, precision, counts.macs, counts.params, latency.ms, latency.low, latency.high, size, loss, units,
-            max([0.0, *over]),
+            plan, precision, counts.macs, counts.params, latency.ms, latency.low, latency.high, size, loss,
+            0.0, max([0.0, *over]),
         )  # fmt: skip
 
 

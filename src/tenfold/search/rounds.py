@@ -49,7 +49,8 @@ def heal_finalists(job: Job, structures: Structures) -> None:
                 busy |= {Plan.from_json(other)} if other is not None else set()
                 continue
             if tried:
-                front = judged_again(judge_of(job, structures), structures)
+                judge = judge_of(job, structures, tried, overhead)
+                front = judged_again(judge, structures, certain=True)
             outlook = Outlook(job, tried, overhead)
             possible = [
                 p for p in front if p.plan not in busy and (p.plan.untouched or outlook.has_time_for(p))

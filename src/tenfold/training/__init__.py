@@ -18,7 +18,7 @@ from tenfold.training.norms import refresh_statistics
 from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
 from tenfold.training.outputs import TeacherOutputs, fingerprint
-from tenfold.training.precision import Precision, fastest_precision
+from tenfold.training.precision import Precision, fastest_precision, precision_and_pace
 from tenfold.training.recipes import (
     TrainingRecipe,
     parse_training_recipe,
@@ -61,6 +61,7 @@ __all__ = [
     "hard_loss",
     "held_zeros",
     "mean_loss",
+    "precision_and_pace",
     "parse_training_recipe",
     "refresh_statistics",
     "relation_loss",
