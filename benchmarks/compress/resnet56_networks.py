@@ -94,7 +94,7 @@ class Bench:
 
 def designs() -> dict[str, Prune]:
     """Ways to the same multiply-accumulates: by channels alone, or with some blocks gone too."""
-    common: dict[str, Any] = {"target_macs": 1 / FEWER_MACS, "scope": Scope.GLOBAL, "examples": 512}
+    common: dict[str, Any] = {"target_macs": 1 / FEWER_MACS, "scope": Scope.GLOBAL, "examples": 256}
     return {
         "channels": Prune(**common),
         "6 blocks, channels": Prune(**common, blocks=6),
@@ -117,7 +117,7 @@ def torch_pruning(bench: Bench, seed: int) -> Iterator[Candidate]:
     """The same multiply-accumulates by the peer's pruner, global, with two of its criteria."""
     import torch_pruning as tp
 
-    images, labels = bench.task.train.take(512, seed=seed).select(range(512))
+    images, labels = bench.task.train.take(256, seed=seed).select(range(256))
     for name, importance in {
         "group magnitude": tp.importance.GroupMagnitudeImportance(p=2),
         "group Taylor": tp.importance.GroupTaylorImportance(),
@@ -214,7 +214,7 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
     if options.examples:
         splits = Splits(*(s.take(options.examples) for s in (splits.train, splits.validation, splits.test)))
     if options.weights:
-        model, _ = load_network("resnet56?num_classes=10", weights=False)
+        model, _ = load_network(f"{options.architecture}?num_classes=10", weights=False)
         stored = load_file(options.weights)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
     else:
@@ -240,6 +240,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("OUT", "runs")) / "resnet56")
     parser.add_argument("--weights", type=Path, help="safetensors of the original, in place of the zoo's")
+    parser.add_argument("--architecture", default="resnet56", help="of --weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun")
     parser.add_argument("--epochs", type=float, default=25.0, help="of healing")
@@ -289,7 +290,8 @@ def main() -> None:
             state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
             save_file(state, place.with_suffix(".safetensors"))
             write_json(place.with_suffix(".json"), figures)
-            print(f"{place.name}: {figures}", flush=True)
+            shown = {key: figures[key] for key in ("seconds", "macs", "right", "design") if key in figures}
+            print(f"{place.name}: {shown}", flush=True)
 
 
 if __name__ == "__main__":
