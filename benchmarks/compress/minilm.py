@@ -123,7 +123,7 @@ def right_answers(runner: Callable[[Inputs], Tensor], task: Task) -> Tensor:
     return torch.cat([runner(inputs).argmax(1) == targets for _, inputs, targets in split.batches(50)])
 
 
-def compared(folder: Path, names: list[str], seconds: float, make: bool) -> dict[str, Any]:
+def compared(folder: Path, names: list[str], seconds: float, seeds: list[int]) -> dict[str, Any]:
     """Make what is not made yet, then time all in one interleaved run."""
     splits = data()
     task = Task(network(), splits["train"], splits["validation"], splits["test"])
@@ -131,7 +131,7 @@ def compared(folder: Path, names: list[str], seconds: float, make: bool) -> dict
         folder / "original.json", lambda: served(folder_of(folder, ORIGINAL, 0), task.model, (), task)
     )
     was_right = torch.tensor(first["right"], dtype=torch.bool).numpy()
-    for seed in SEEDS if make else ():  # all rows once before any is made again
+    for seed in seeds:  # all rows once before any is made again
         for name in names:
             if seed in ROWS[name].seeds:
                 print(f"{name}, seed {seed}", flush=True)
@@ -235,7 +235,7 @@ def main() -> None:
         "data": f"film snippets of Hutto and Gilbert (2014) rated at least {LEAST} from neutral, {TOKENS} tokens; {SCORED:,} of the test sentences",
         "runtime": f"ONNX Runtime {onnxruntime.__version__}, one thread, batch 1",
         "cpu": int8_note(),
-        **compared(options.folder, options.only, options.seconds, not options.no_new),
+        **compared(options.folder, options.only, options.seconds, [] if options.no_new else options.seeds),
     }
     figures["targets"] = targets(figures["rows"])
     show(figures)

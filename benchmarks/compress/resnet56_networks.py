@@ -117,7 +117,8 @@ def torch_pruning(bench: Bench, seed: int) -> Iterator[Candidate]:
     """The same multiply-accumulates by the peer's pruner, global, with two of its criteria."""
     import torch_pruning as tp
 
-    images, labels = bench.task.train.take(256, seed=seed).select(range(256))
+    split = bench.task.train.take(256, seed=seed)
+    images, labels = split.select(range(len(split)))
     for name, importance in {
         "group magnitude": tp.importance.GroupMagnitudeImportance(p=2),
         "group Taylor": tp.importance.GroupTaylorImportance(),
