@@ -17,7 +17,7 @@ from tenfold.compress.layers import Weighted
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Split
-from tenfold.errors import NetworkError
+from tenfold.errors import DataError, NetworkError
 from tenfold.naming import described
 
 BATCH = 32
@@ -108,6 +108,11 @@ def input_hessians(
     missing = [name for name in layers if name not in totals]
     if missing:
         raise NetworkError(f"{missing[0]}: the network never calls it, so its inputs are not known")
+    for name, total in totals.items():
+        if not bool(total.isfinite().all()):
+            raise DataError(
+                f"{name}: its inputs hold NaN or inf, so the training data or the weights before it do"
+            )
     return {name: 2 * total / counts[name] for name, total in totals.items()}
 
 
