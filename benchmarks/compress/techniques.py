@@ -35,7 +35,7 @@ from tenfold.compress.factorize.factorization import replace
 from tenfold.compress.factorize.structure import channels, factorised, is_matrix, positions
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
-from tenfold.compress.quantize import Quantize
+from tenfold.compress.quantize import Learned, Nearest, Observer, Quantize, QuantizeWeights
 from tenfold.compress.share import Partition, Product, Scalar, Share, Tie
 from tenfold.cost import call, measure, paired_difference_interval, ratio
 from tenfold.data import Task, load_data, task_from
@@ -87,11 +87,19 @@ def rounded(task: Task) -> nn.Module:
     return model
 
 
+def plain(bits: int) -> QuantizeWeights:
+    """Rounding to nearest in groups of 32, with nothing learnt from data."""
+    return QuantizeWeights(bits, observer=Observer.MINMAX, rounding=Nearest(), bias_correction=False)
+
+
 HALF = Prune(target_macs=0.5, scope=Scope.GLOBAL)
 SPARSE = Free(0.9)
 LEVEL = Free(0.5, Scope.UNIFORM)
 ROWS = (
     Row("quantize", "INT8, static", (Quantize(),), "no bias correction", (Quantize(bias_correction=False),)),
+    Row("quantize-weights", "4 bits, groups of 32, GPTQ", (QuantizeWeights(4),), "rounded to nearest", (plain(4),)),
+    Row("quantize-weights", "3 bits, groups of 32, learned by block", (QuantizeWeights(3, rounding=Learned()),), "rounded to nearest", (plain(3),)),
+    Row("quantize-weights", "2 bits, groups of 32, trained", (QuantizeWeights(2, epochs=1),), "not trained", (QuantizeWeights(2),)),
     Row("share", "16 values a layer, not healed", (Share(Scalar(4)),), "rounded to 15 even steps", rounded),
     Row("sparsify", "half, OBD, not healed", (Sparsify(Free(0.5), Saliency.FISHER),), "at random", (Sparsify(Free(0.5), Saliency.RANDOM),)),
     Row("sparsify", "2:4 permuted, not healed", (Sparsify(TwoOfFour()),), "in the order as it is", (Sparsify(TwoOfFour(permute=False)),)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress.quantize.gptq import gptq, inverse_factor, output_error
+from tenfold.compress.quantize.gptq import descended, gptq, inverse_factor, output_error
 from tenfold.compress.quantize.grid import Grid, PerChannel, PerGroup, ZeroPoint
 from tenfold.compress.quantize.layer_inputs import matrix_of, second_moments, weight_of
 from tenfold.compress.quantize.layers import find_layers
@@ -68,19 +68,26 @@ def test_groups_are_rounded_as_so_many_layers() -> None:
 
 
 def test_never_beats_brute_force_and_beats_nearest_on_the_whole() -> None:
-    totals = {"brute": 0.0, "gptq": 0.0, "nearest": 0.0}
+    totals = {"brute": 0.0, "descended": 0.0, "gptq": 0.0, "nearest": 0.0}
     for seed in range(60):
         matrix, hessian, grid = problem(seed, 1, 4, 12, bits=2)
         choices = torch.tensor(list(product(range(4), repeat=4)), dtype=torch.uint8)
-        errors = {
-            "brute": min(output_error(grid.dequantized(c[None]) - matrix, hessian) for c in choices),
-            "gptq": output_error(grid.dequantized(gptq(matrix, hessian, grid)) - matrix, hessian),
-            "nearest": output_error(grid.rounded(matrix) - matrix, hessian),
+        found = gptq(matrix, hessian, grid)
+        codes = {
+            "descended": descended(matrix, found, hessian, grid, damping=1e-9),
+            "gptq": found,
+            "nearest": grid.quantized(matrix),
         }
-        assert errors["brute"] <= errors["gptq"] * (1 + 1e-9)
-        assert errors["brute"] <= errors["nearest"] * (1 + 1e-9)
+        errors = {
+            name: output_error(grid.dequantized(each) - matrix, hessian) for name, each in codes.items()
+        }
+        errors["brute"] = min(output_error(grid.dequantized(c[None]) - matrix, hessian) for c in choices)
+        assert all(errors["brute"] <= error * (1 + 1e-9) for error in errors.values())
+        assert errors["descended"] <= errors["gptq"] * (1 + 1e-9)
         totals = {name: totals[name] + errors[name] for name in totals}
-    assert totals["brute"] < totals["gptq"] < 0.85 * totals["nearest"]
+    # Greedy as it is, GPTQ leaves 0.79 of nearest's error here, and looking again 0.65; the best there is has 0.62.
+    assert totals["brute"] < totals["descended"] < 0.7 * totals["nearest"]
+    assert totals["descended"] < totals["gptq"] < totals["nearest"]
 
 
 def test_singular_and_dead_inputs_are_rounded_to_nearest_where_nothing_is_known() -> None:
