@@ -103,9 +103,3 @@ def damped(hessian: Tensor, share: float) -> Tensor:
     mean = diagonal.mean(1, keepdim=True)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
     return hessian + torch.diag_embed((share * mean).expand_as(diagonal))
-
-
-def output_error(change: Tensor, hessian: Tensor) -> float:
-    """Σ over rows of δᵀ H δ: the squared error of the layer's output on the inputs of H. change (R, K)."""
-    d_GRK = change.double().reshape(hessian.shape[0], -1, hessian.shape[1])
-    return float(((d_GRK @ hessian.double()) * d_GRK).sum())

@@ -1,4 +1,4 @@
-"""What a layer multiplies its weight with: its inputs as columns, and their second moments X Xᵀ."""
+"""What a layer multiplies its weight with: its inputs as columns."""
 
 from __future__ import annotations
 
@@ -45,11 +45,6 @@ def columns_of(layer: Layer, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
         yield patch_columns(
             part, kernel, stride=stride, sides=sides, dilation=dilation, groups=groups_of(layer)
         )
-
-
-def second_moments(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
-    """H = X Xᵀ over all positions of all examples of the layer's input `x`: float64 (G, K, K)."""
-    return sum((columns @ columns.transpose(1, 2)).double() for columns in columns_of(layer, x, weight))  # type: ignore[return-value]
 
 
 def _geometry(layer: Layer, kernel: torch.Size) -> tuple[list[int], list[tuple[int, int]], list[int]]:
