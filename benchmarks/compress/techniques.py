@@ -35,7 +35,7 @@ from tenfold.compress.factorize.factorization import replace
 from tenfold.compress.factorize.structure import channels, factorised, is_matrix, positions
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
-from tenfold.compress.quantize import Nearest, Observer, PerGroup, Quantize, QuantizeWeights
+from tenfold.compress.quantize import Learned, Nearest, Observer, Quantize, QuantizeWeights
 from tenfold.compress.share import Partition, Product, Scalar, Share, Tie
 from tenfold.compress.share.tying import stacks_of
 from tenfold.compress.shorten import Shorten, without
@@ -98,13 +98,17 @@ def first_layers(task: Task) -> nn.Module:
     return HEAL.apply(without(model, gone), task, Run(teacher=task.model)).model
 
 
+def plain(bits: int) -> QuantizeWeights:
+    """Rounding to nearest in groups of 32, with nothing learnt from data."""
+    return QuantizeWeights(bits, observer=Observer.MINMAX, rounding=Nearest(), bias_correction=False)
+
+
 HALF = Prune(target_macs=0.5, scope=Scope.GLOBAL)
 SPARSE = Free(0.9)
 LEVEL = Free(0.5, Scope.UNIFORM)
 ROWS = (
     Row("quantize", "INT8, static", (Quantize(),), "no bias correction", (Quantize(bias_correction=False),)),
-    Row("quantize-weights", "4 bits, groups of 32, GPTQ", (QuantizeWeights(4, PerGroup(32)),), "rounded to nearest",
-        (QuantizeWeights(4, PerGroup(32), observer=Observer.MINMAX, rounding=Nearest(), bias_correction=False),)),
+    Row("quantize-weights", "4 bits, groups of 32, GPTQ", (QuantizeWeights(4),), "rounded to nearest", (plain(4),)),
     Row("share", "16 values a layer, not healed", (Share(Scalar(4)),), "rounded to 15 even steps", rounded),
     Row("prune", "half of the MACs, Taylor, healed", (HALF, HEAL), "channels drawn at random, healed",
         (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.RANDOM), HEAL)),
@@ -114,6 +118,8 @@ ROWS = (
         (Sparsify(SPARSE, Saliency.RANDOM, epochs=1),)),
     Row("factorize", "half of the weights, healed", (Factorize(Part(0.5)), HEAL), "the same share of every rank, healed", uniform_ranks),
     Row("tie", "3 layers a stack, nearest, healed", (Tie(3), HEAL), "groups of equal size, healed", (Tie(3, partition=Partition.EVEN), HEAL)),
+    Row("quantize-weights", "3 bits, groups of 32, learned by block", (QuantizeWeights(3, rounding=Learned()),), "rounded to nearest", (plain(3),)),
+    Row("quantize-weights", "2 bits, groups of 32, trained", (QuantizeWeights(2, epochs=1),), "not trained", (QuantizeWeights(2),)),
     Row("sparsify", "2:4 permuted, not healed", (Sparsify(TwoOfFour()),), "in the order as it is", (Sparsify(TwoOfFour(permute=False)),)),
     Row("sparsify", "half, OBS, not healed", (Sparsify(LEVEL, Saliency.OBS),), "by magnitude", (Sparsify(LEVEL),)),
     Row("share", "256 vectors of 4, fine-tuned", (Share(Product(4, 256), epochs=1),), "not fine-tuned", (Share(Product(4, 256)),)),
