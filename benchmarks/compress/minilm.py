@@ -45,10 +45,18 @@ SEEDS = (0, 1, 2)
 ORIGINAL = "fine-tuned"
 TARGET = 0.02
 HEAL = Distill(
-    epochs=2, temperature=2.0, alpha=0.3, batch_size=32, precision="fp32", teacher_precision="fp32"
+    epochs=2,
+    learning_rate=1e-4,
+    temperature=2.0,
+    alpha=0.3,
+    batch_size=32,
+    precision="fp32",
+    teacher_precision="fp32",
 )
 BRIEF = replace(HEAL, epochs=1)
-LABELS = Distill(epochs=2, alpha=1.0, batch_size=32, precision="fp32", teacher_precision="fp32")
+LABELS = Distill(
+    epochs=2, learning_rate=1e-4, alpha=1.0, batch_size=32, precision="fp32", teacher_precision="fp32"
+)
 INT8 = Quantize(mode=Mode.DYNAMIC)
 
 

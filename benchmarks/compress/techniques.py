@@ -2,8 +2,8 @@
 
     python -m benchmarks.compress.techniques
 
-The ResNet-56 of the sample, healed for one pass over the 10,000 training images where a row says so: short, so that
-the rows compare techniques; `tenfold shrink` heals longer. Everything is scored on the same test images through ONNX
+The ResNet-56 of the sample, healed for one pass over 5,000 training images where a row says so: short, so that the
+rows compare techniques; `tenfold shrink` heals longer. Everything is scored on the same test images through ONNX
 Runtime, reloaded in a fresh process, and timed in one interleaved run. `tenfold techniques` prints the result file.
 """
 
@@ -49,7 +49,7 @@ SHIPPED = HERE.parents[1] / "src" / "tenfold" / "compress" / "measured" / "techn
 NETWORK, DATA, RUNTIME = "zoo:resnet56_fashion_mnist", "tenfold.data:fashion_mnist", "ONNX Runtime"
 SCORED = 2000  # test images
 ORIGINAL = "original"
-HEAL = Distill(epochs=1)
+HEAL = Distill(epochs=1, examples=5000)
 
 Made = tuple[nn.Module, tuple[Step, ...]]
 
@@ -112,7 +112,7 @@ ROWS = (
     Row("share", "16 values a layer, not healed", (Share(Scalar(4)),), "rounded to 15 even steps", rounded),
     Row("prune", "half of the MACs, Taylor, healed", (HALF, HEAL), "channels drawn at random, healed",
         (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.RANDOM), HEAL)),
-    Row("distill", "heals half of the MACs cut", (HALF, HEAL), "trained on the labels alone", (HALF, Distill(epochs=1, alpha=1.0))),
+    Row("distill", "heals half of the MACs cut", (HALF, HEAL), "trained on the labels alone", (HALF, Distill(epochs=1, examples=5000, alpha=1.0))),
     Row("shorten", "two thirds of each stack, healed", (Shorten(0.667), HEAL), "the first two thirds, healed", first_layers),
     Row("sparsify", "90% by magnitude, healed", (Sparsify(SPARSE, epochs=1),), "at random, healed",
         (Sparsify(SPARSE, Saliency.RANDOM, epochs=1),)),
