@@ -21,13 +21,12 @@ from typing import Any
 import onnxruntime
 import torch
 from benchmarks.common import int8_note, print_table, write_result
-from benchmarks.compress.resnet56_networks import FEWER_MACS, NETWORK
+from benchmarks.compress.resnet56_networks import JOBS, NETWORK, designs
 from benchmarks.compress.techniques import kept
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tenfold.compress import Step, load_network, pack, save, unpack
-from tenfold.compress.prune import Prune
 from tenfold.cost import measure, paired_difference_interval, ratio, wilson_interval
 from tenfold.data import Task, task_from
 from tenfold.data.cifar10 import cifar10
@@ -45,7 +44,7 @@ def network(
     steps: list[Step] = []
     model = original
     if "resolved" in figures:
-        steps = [Step(Prune(target_macs=1 / FEWER_MACS), figures["resolved"])]
+        steps = [Step(designs()[figures["design"]], figures["resolved"])]
         model = steps[0].technique.rebuild(original, figures["resolved"], task.zeros(2))
     else:
         model = fitted(original, state)
@@ -104,7 +103,7 @@ def compared(folder: Path, seconds: float) -> dict[str, Any]:
     float_bytes = sum(4 * t.numel() for t in original.state_dict().values() if t.is_floating_point())
     rows: dict[str, list[dict[str, Any]]] = {}
     places = {ORIGINAL: folder / ORIGINAL}
-    for path in sorted(folder.glob("*-[0-9].json")):
+    for path in [path for job in JOBS for path in sorted(folder.glob(f"{job}-[0-9].json"))]:
         figures = json.loads(path.read_text())
         name, place = path.stem, folder / f"{path.stem}-served"
         made = network(original, figures, load_file(path.with_suffix(".safetensors")), task)
