@@ -53,7 +53,7 @@ HEAL = Distill(
     precision="fp32",
     teacher_precision="fp32",
 )
-BRIEF = replace(HEAL, epochs=1)
+BRIEF = replace(HEAL, epochs=1, learning_rate=None)
 LABELS = Distill(
     epochs=2, learning_rate=1e-4, alpha=1.0, batch_size=32, precision="fp32", teacher_precision="fp32"
 )
@@ -131,14 +131,11 @@ def right_answers(runner: Callable[[Inputs], Tensor], task: Task) -> Tensor:
     return torch.cat([runner(inputs).argmax(1) == targets for _, inputs, targets in split.batches(50)])
 
 
-def compared(folder: Path, names: list[str], seconds: float, seeds: list[int]) -> dict[str, Any]:
-    """Make what is not made yet, then time all in one interleaved run."""
+def make(folder: Path, names: list[str], seeds: list[int]) -> None:
+    """Make what is not made yet."""
     splits = data()
     task = Task(network(), splits["train"], splits["validation"], splits["test"])
-    first = kept(
-        folder / "original.json", lambda: served(folder_of(folder, ORIGINAL, 0), task.model, (), task)
-    )
-    was_right = torch.tensor(first["right"], dtype=torch.bool).numpy()
+    kept(folder / "original.json", lambda: served(folder_of(folder, ORIGINAL, 0), task.model, (), task))
     for seed in seeds:  # all rows once before any is made again
         for name in names:
             if seed in ROWS[name].seeds:
@@ -146,6 +143,14 @@ def compared(folder: Path, names: list[str], seconds: float, seeds: list[int]) -
                 path = folder_of(folder, name, seed).with_suffix(".json")
                 found = kept(path, partial(made, name, ROWS[name], seed, task, folder))
                 print(f"{name}, seed {seed}: {found['score']:.4f}", flush=True)
+
+
+def compared(folder: Path, names: list[str], seconds: float, seeds: list[int]) -> dict[str, Any]:
+    """Make what is not made yet, sum up, and time all in one interleaved run."""
+    if seeds:
+        make(folder, names, seeds)
+    first = json.loads((folder / "original.json").read_text())
+    was_right = torch.tensor(first["right"], dtype=torch.bool).numpy()
     rows: dict[str, Any] = {}
     for name in names:
         row = ROWS[name]
@@ -179,19 +184,21 @@ def compared(folder: Path, names: list[str], seconds: float, seeds: list[int]) -
             f"{name}: lost {100 * rows[name]['mean_drop']:.2f} points, scores {rows[name]['scores']}",
             flush=True,
         )
-    example = task.example(1)
-    runners = {name: OnnxRunner(folder_of(folder, name, 0) / "model.onnx") for name in (ORIGINAL, *rows)}
-    timings = measure({n: partial(r, example) for n, r in runners.items()}, seconds=seconds, min_runs=30)
-    for name, row in rows.items():
-        row["times_faster"] = ratio(timings[ORIGINAL], timings[name]).to_json()
-        row["latency"] = timings[name].to_json()
     right = int(was_right.sum())
     original = {
         "accuracy": wilson_interval(right, len(was_right)).to_json(),
         "file_bytes": first["file_bytes"],
         "folder_bytes": first["folder_bytes"],
-        "latency": timings[ORIGINAL].to_json(),
     }
+    if seconds <= 0:
+        return {"original": original, "rows": rows}
+    example = {key: value[:1] for key, value in data()["train"][0].items()}
+    runners = {name: OnnxRunner(folder_of(folder, name, 0) / "model.onnx") for name in (ORIGINAL, *rows)}
+    timings = measure({n: partial(r, example) for n, r in runners.items()}, seconds=seconds, min_runs=30)
+    for name, row in rows.items():
+        row["times_faster"] = ratio(timings[ORIGINAL], timings[name]).to_json()
+        row["latency"] = timings[name].to_json()
+    original["latency"] = timings[ORIGINAL].to_json()
     return {"original": original, "rows": rows}
 
 
@@ -211,7 +218,9 @@ def show(figures: dict[str, Any]) -> None:
             name,
             f"{row['times_smaller']['file']:.2f}×",
             f"{row['times_smaller']['folder']:.2f}×",
-            "{value:.2f}× [{low:.2f}, {high:.2f}]".format(**row["times_faster"]),
+            "{value:.2f}× [{low:.2f}, {high:.2f}]".format(**row["times_faster"])
+            if "times_faster" in row
+            else "–",
             ", ".join(f"{100 * drop['value']:.2f}" for drop in row["drops"]),
             "[{:.1f}, {:.1f}]".format(*(100 * row["drops"][0][k] for k in ("low", "high"))),
         ]
@@ -233,7 +242,7 @@ def main() -> None:
     parser.add_argument(
         "--no-new", action="store_true", help="make nothing, only sum up and time what is there"
     )
-    parser.add_argument("--seconds", type=float, default=40.0, help="for the timings")
+    parser.add_argument("--seconds", type=float, default=40.0, help="for the timings; 0 leaves them out")
     parser.add_argument("--result", type=Path, default=HERE / "minilm.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
