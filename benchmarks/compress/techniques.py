@@ -2,8 +2,8 @@
 
     python -m benchmarks.compress.techniques
 
-The ResNet-56 of the sample, healed for one pass over the 10,000 training images where a row says so: short, so that
-the rows compare techniques; `tenfold shrink` heals longer. Everything is scored on the same test images through ONNX
+The ResNet-56 of the sample, healed for one pass over 5,000 training images where a row says so: short, so that the
+rows compare techniques; `tenfold shrink` heals longer. Everything is scored on the same test images through ONNX
 Runtime, reloaded in a fresh process, and timed in one interleaved run. `tenfold techniques` prints the result file.
 """
 
@@ -35,8 +35,10 @@ from tenfold.compress.factorize.factorization import replace
 from tenfold.compress.factorize.structure import channels, factorised, is_matrix, positions
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
-from tenfold.compress.quantize import Quantize
+from tenfold.compress.quantize import Learned, Nearest, Observer, Quantize, QuantizeWeights
 from tenfold.compress.share import Partition, Product, Scalar, Share, Tie
+from tenfold.compress.share.tying import stacks_of
+from tenfold.compress.shorten import Shorten, without
 from tenfold.cost import call, measure, paired_difference_interval, ratio
 from tenfold.data import Task, load_data, task_from
 from tenfold.deploy import OnnxRunner, deploy_onnx, verify
@@ -47,7 +49,7 @@ SHIPPED = HERE.parents[1] / "src" / "tenfold" / "compress" / "measured" / "techn
 NETWORK, DATA, RUNTIME = "zoo:resnet56_fashion_mnist", "tenfold.data:fashion_mnist", "ONNX Runtime"
 SCORED = 2000  # test images
 ORIGINAL = "original"
-HEAL = Distill(epochs=1)
+HEAL = Distill(epochs=1, examples=5000)
 
 Made = tuple[nn.Module, tuple[Step, ...]]
 
@@ -87,23 +89,41 @@ def rounded(task: Task) -> nn.Module:
     return model
 
 
+def first_layers(task: Task) -> nn.Module:
+    """As many layers of each stack as `Shorten` keeps, the first ones, healed alike."""
+    model, _ = load_network(NETWORK)
+    gone = []
+    for _, layers in stacks_of(model):
+        gone += layers[max(1, round(0.667 * len(layers))) :]
+    return HEAL.apply(without(model, gone), task, Run(teacher=task.model)).model
+
+
+def plain(bits: int) -> QuantizeWeights:
+    """Rounding to nearest in groups of 32, with nothing learnt from data."""
+    return QuantizeWeights(bits, observer=Observer.MINMAX, rounding=Nearest(), bias_correction=False)
+
+
 HALF = Prune(target_macs=0.5, scope=Scope.GLOBAL)
 SPARSE = Free(0.9)
 LEVEL = Free(0.5, Scope.UNIFORM)
 ROWS = (
     Row("quantize", "INT8, static", (Quantize(),), "no bias correction", (Quantize(bias_correction=False),)),
+    Row("quantize-weights", "4 bits, groups of 32, GPTQ", (QuantizeWeights(4),), "rounded to nearest", (plain(4),)),
     Row("share", "16 values a layer, not healed", (Share(Scalar(4)),), "rounded to 15 even steps", rounded),
-    Row("sparsify", "half, OBD, not healed", (Sparsify(Free(0.5), Saliency.FISHER),), "at random", (Sparsify(Free(0.5), Saliency.RANDOM),)),
     Row("sparsify", "2:4 permuted, not healed", (Sparsify(TwoOfFour()),), "in the order as it is", (Sparsify(TwoOfFour(permute=False)),)),
     Row("prune", "half of the MACs, Taylor, healed", (HALF, HEAL), "channels drawn at random, healed",
         (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.RANDOM), HEAL)),
-    Row("distill", "heals half of the MACs cut", (HALF, HEAL), "trained on the labels alone", (HALF, Distill(epochs=1, alpha=1.0))),
-    Row("factorize", "half of the weights, healed", (Factorize(Part(0.5)), HEAL), "the same share of every rank, healed", uniform_ranks),
-    Row("tie", "3 layers a stack, nearest, healed", (Tie(3), HEAL), "groups of equal size, healed", (Tie(3, partition=Partition.EVEN), HEAL)),
+    Row("distill", "heals half of the MACs cut", (HALF, HEAL), "trained on the labels alone", (HALF, Distill(epochs=1, examples=5000, alpha=1.0))),
+    Row("shorten", "two thirds of each stack, healed", (Shorten(0.667), HEAL), "the first two thirds, healed", first_layers),
     Row("sparsify", "90% by magnitude, healed", (Sparsify(SPARSE, epochs=1),), "at random, healed",
         (Sparsify(SPARSE, Saliency.RANDOM, epochs=1),)),
+    Row("factorize", "half of the weights, healed", (Factorize(Part(0.5)), HEAL), "the same share of every rank, healed", uniform_ranks),
+    Row("tie", "3 layers a stack, nearest, healed", (Tie(3), HEAL), "groups of equal size, healed", (Tie(3, partition=Partition.EVEN), HEAL)),
+    Row("quantize-weights", "3 bits, groups of 32, learned by block", (QuantizeWeights(3, rounding=Learned()),), "rounded to nearest", (plain(3),)),
+    Row("quantize-weights", "2 bits, groups of 32, trained", (QuantizeWeights(2, epochs=1),), "not trained", (QuantizeWeights(2),)),
     Row("sparsify", "half, OBS, not healed", (Sparsify(LEVEL, Saliency.OBS),), "by magnitude", (Sparsify(LEVEL),)),
     Row("share", "256 vectors of 4, fine-tuned", (Share(Product(4, 256), epochs=1),), "not fine-tuned", (Share(Product(4, 256)),)),
+    Row("sparsify", "half, OBD, not healed", (Sparsify(Free(0.5), Saliency.FISHER),), "at random", (Sparsify(Free(0.5), Saliency.RANDOM),)),
     Row("prune", "half of the MACs, Fisher, healed", (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.FISHER), HEAL),
         "every layer alike, by magnitude, healed", (Prune(target_macs=0.5, criterion=Criterion.MAGNITUDE), HEAL)),
 )  # fmt: skip
@@ -174,9 +194,9 @@ def compared(folder: Path, seconds: float, lock: Path | None, number_of_rows: in
     task = task_from(model, load_data(DATA), base=NETWORK)
     first = kept(folder / "original.json", lambda: written(ORIGINAL, (model, ()), task, folder))
     rows: list[dict[str, Any]] = []
-    for number, row in enumerate(ROWS[:number_of_rows]):
+    for row in ROWS[:number_of_rows]:
         print(f"{row.technique}: {row.variant}", flush=True)
-        name = f"{number:02d}-{row.technique}"
+        name = "".join(c if c.isalnum() else "-" for c in f"{row.technique} {row.variant}")
         own = kept(
             folder / f"{name}.json",
             lambda row=row, name=name: written(name, applied(row.steps, task), task, folder),
@@ -200,6 +220,8 @@ def compared(folder: Path, seconds: float, lock: Path | None, number_of_rows: in
                 "folder": name,
             }
         )
+    if seconds <= 0:
+        return {}
     images = task.example(1)
     runners = {
         name: OnnxRunner(folder / name / "model.onnx")
@@ -267,19 +289,24 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/techniques"), help="for the networks; a run goes on"
     )
-    parser.add_argument("--seconds", type=float, default=90.0, help="for the timings")
+    parser.add_argument(
+        "--seconds", type=float, default=90.0, help="for the timings; 0 only makes the networks"
+    )
     parser.add_argument("--rows", type=int, default=len(ROWS), help="only so many, the cheapest first")
     parser.add_argument("--lock", type=Path, help="a file to lock while timing")
     parser.add_argument("--result", type=Path, default=HERE / "techniques.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
+    found = compared(options.folder, options.seconds, options.lock, options.rows)
+    if not found:
+        return
     figures = {
         "network": NETWORK.removeprefix("zoo:"),
         "data": f"{SCORED:,} test images",
         "runtime": f"{RUNTIME} {onnxruntime.__version__}, one thread, batch 1",
         "cpu": int8_note(),
-        **compared(options.folder, options.seconds, options.lock, options.rows),
+        **found,
     }
     show(figures)
     write_result(options.result, figures)

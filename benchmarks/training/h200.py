@@ -3,8 +3,8 @@
     TENFOLD_DATA=FOLDER OUT=results PYTHONPATH=src python -m benchmarks.training.h200 --seconds 165
 
 Each network is a process of its own; they are shared out over the GPUs, several on one if need be. `--seconds` bounds
-the whole: what is trained by then is scored and kept, its learning rate run down. A network whose steps cannot be
-captured in a CUDA graph is started again without. OUT receives, as they finish, `NAME.safetensors` (fp16),
+the whole: what is trained by then is scored and kept, its learning rate run down. A network that fails early is
+started again without what may have failed: compiling, or else the CUDA graph. OUT receives, as they finish, `NAME.safetensors` (fp16),
 `results.json` and `curves.png`. While throughput is timed, the other processes on that GPU are stopped.
 """
 
@@ -136,11 +136,10 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
             kind = "networks" if process.kind == "train" else "throughput"
             found[kind][process.name] = json.loads(process.result.read_text())
         elif process.kind == "train" and not process.options and deadline - time.monotonic() > WORTH_RETRYING:
-            print(f"{process.name} failed; again without a CUDA graph", flush=True)
+            less = "--no-compile" if compiles(process.name) else "--no-graph"
+            print(f"{process.name} failed; again with {less}", flush=True)
             running.append(
-                started_process(
-                    options, scratch, lines, process.name, "train", process.gpu, deadline, ["--no-graph"]
-                )
+                started_process(options, scratch, lines, process.name, "train", process.gpu, deadline, [less])
             )
             continue
         else:
@@ -148,6 +147,15 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         store(found, out)
     store(found, out)
     summarise(found)
+
+
+def compiles(name: str) -> bool:
+    """Whether the network's recipe has it compiled."""
+    from benchmarks.training.jobs import JOBS
+
+    from tenfold.training.recipes import Compiling
+
+    return JOBS[name].recipe.compile is Compiling.ON
 
 
 def shared_out(names: list[str], gpus: int) -> tuple[dict[str, int], list[float]]:
@@ -187,7 +195,7 @@ def started_process(
     command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
     command += extra or []
     # One child shares the cores with all others; compiling with as many workers as cores would stall them.
-    share = str(max(1, (os.cpu_count() or 2) // (1 + len(options.networks) + len(options.throughput))))
+    share = str(max(2, (os.cpu_count() or 2) // (1 + len(options.networks) + len(options.throughput))))
     environment = os.environ | {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -229,6 +237,7 @@ def train_one(options: argparse.Namespace) -> None:
     from tenfold.data.cifar10 import cifar10
     from tenfold.training import train
     from tenfold.training.checkpoint import write_weights
+    from tenfold.training.recipes import Compiling
 
     name = options.networks[0]
     job = JOBS[name]
@@ -243,6 +252,8 @@ def train_one(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     network = job.network()
     recipe = job.recipe if options.epochs is None else replace(job.recipe, epochs=options.epochs)
+    if options.no_compile:
+        recipe = replace(recipe, compile=Compiling.OFF)
     last = time.monotonic()
 
     def progress(fraction: float, text: str) -> None:
@@ -363,6 +374,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=256, help="in the comparison with timm")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-graph", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
     parser.add_argument("--child", choices=("train", "throughput"), help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

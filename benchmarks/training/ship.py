@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:. python -m benchmarks.training.ship FOLDER resnet20 resnet56 …
 
-FOLDER holds what a run left: `results.json` and `NAME.safetensors`. The entry is `zoo:NAME_cifar10`. With
+FOLDER holds what a run left: `results.json` and `NAME.safetensors`. The entry is `zoo:ARCHITECTURE_cifar10`. With
 TENFOLD_DATA the shipped file is scored again through the zoo, and must get as many test images right as the run says.
 """
 
@@ -42,7 +42,7 @@ def ship(name: str, folder: Path) -> None:
         licence="Apache-2.0",
         script="benchmarks/training/h200.py",
     )
-    entry = f"{name}_cifar10"
+    entry = f"{job.architecture}_cifar10"
     store(entry, model, card)
     print(f"zoo:{entry}: test {card.accuracy['test']:.4f}")
     if os.environ.get("TENFOLD_DATA"):

@@ -74,14 +74,24 @@ def test_the_size_is_the_models_own_cross_entropy_and_learning_costs_no_more_tha
 
 
 def test_rows_and_columns_of_unequal_energy_are_told_apart() -> None:
+    """Knowing every energy would save 0.365 bit an integer. Not knowing them costs any code, as above, about ½ log2 n
+    bits for each energy and for each free share of each context's table: 0.071 bit an integer, so that 0.294 are left
+    to gain. Two thirds of that must be reached; what is missing goes into energies estimated from few neighbours.
+    """
     rng = np.random.default_rng(1)
     energy = np.exp2(rng.uniform(-1, 3, (300, 1)) + rng.uniform(-1, 1, (1, 400)))
     values = np.clip(np.rint(energy * rng.laplace(size=(300, 400))), -LIMIT, LIMIT).astype(np.int32)
-    code, _ = coded(values)
-    known = np.mean([entropy(row) for row in values])  # for want of room in each row, this is too low
-    achieved = 8 * len(code) / values.size
-    assert achieved < entropy(values) - 0.2
-    assert achieved < known + 0.25
+    tables = Tables()
+    code, _ = coded(values, tables=tables)
+    magnitude = np.abs(values)
+    tail = np.exp(-(magnitude - 0.5) / energy) - np.exp(-(magnitude + 0.5) / energy)
+    known = -np.log2(np.where(values == 0, 1 - np.exp(-0.5 / energy), tail / 2)).sum()
+    counts = [row[row > 0] for row in tables.counts if row.any()]
+    learning = sum((len(row) - 1) / 2 * np.log2(row.sum()) for row in counts)
+    learning += 300 / 2 * np.log2(400) + 400 / 2 * np.log2(300)
+    to_gain = entropy(values) - (known + learning) / values.size
+    assert to_gain == pytest.approx(0.294, abs=0.005)
+    assert known < 8 * len(code) < values.size * (entropy(values) - to_gain * 2 / 3)
 
 
 def test_what_one_matrix_taught_serves_the_next() -> None:
@@ -90,9 +100,17 @@ def test_what_one_matrix_taught_serves_the_next() -> None:
     assert len(coded(first, second)[0]) < len(coded(first)[0]) + len(coded(second)[0])
 
 
-@pytest.mark.parametrize(("step", "most"), [(0.2, 0.26), (0.7, 0.26), (2.5, 0.1)], ids=str)
+@pytest.mark.parametrize(
+    ("step", "most"),
+    [(0.1, 0.26), (0.2, 0.26), (0.35, 0.26), (0.7, 0.26), (1.0, 0.26), (2.5, 0.1), (3.0, 0.1)],
+    ids=str,
+)
 def test_a_gaussian_source_lies_near_its_rate_distortion_bound(step: float, most: float) -> None:
-    """R(D) = ½ log2(σ² / D). Uniform quantisation with ideal entropy coding lies 0.2546 bit above it at high rates."""
+    """R(D) = ½ log2(σ² / D). Uniform quantisation with ideal entropy coding lies 0.2546 bit above it at high rates.
+
+    What is left to 0.26 pays for learning the table: 0.0025 bit a weight where 490,000 teach 90 shares. The gap in bits
+    by rate, measured: 0.259 at 5.4, 0.258 at 2.1, 0.254 at 1.5, 0.237 at 0.95, 0.095 at 0.3, 0.002 at 0.006.
+    """
     source = np.random.default_rng(3).standard_normal((700, 700))
     values, grid = rounded(source, step, LIMIT)
     code, _ = coded(values)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress.quantize.gptq import gptq, inverse_factor, output_error
+from tenfold.compress.quantize.gptq import descended, gptq, inverse_factor
 from tenfold.compress.quantize.grid import Grid, PerChannel, PerGroup, ZeroPoint
-from tenfold.compress.quantize.layer_inputs import matrix_of, second_moments, weight_of
+from tenfold.compress.quantize.layer_inputs import matrix_of, weight_of
 from tenfold.compress.quantize.layers import find_layers
+from tenfold.compress.quantize.moments import Moments, moments
 from tenfold.compress.quantize.observe import Observer
 from tenfold.compress.quantize.ranges import fit_grid
+from tenfold.compress.quantize.rounding import Gptq, codes_by_gptq, followed, importance
 from tenfold.compress.quantize.simplify import capture_folded
 
 
@@ -28,6 +30,12 @@ def problem(
     granularity = PerGroup(group) if group else PerChannel()
     grid = fit_grid(matrix, bits, granularity, ZeroPoint.INTEGER, Observer.MINMAX)
     return matrix, (x @ x.T).double()[None], grid
+
+
+def output_error(change: Tensor, hessian: Tensor) -> float:
+    """Σ over rows of δᵀ H δ: the squared error of the layer's output on the inputs of H. change (R, K)."""
+    d_GRK = change.double().reshape(hessian.shape[0], -1, hessian.shape[1])
+    return float(((d_GRK @ hessian.double()) * d_GRK).sum())
 
 
 def naive_obs(matrix: Tensor, hessian: Tensor, grid: Grid, damping: float, by_activation: bool) -> Tensor:
@@ -68,19 +76,26 @@ def test_groups_are_rounded_as_so_many_layers() -> None:
 
 
 def test_never_beats_brute_force_and_beats_nearest_on_the_whole() -> None:
-    totals = {"brute": 0.0, "gptq": 0.0, "nearest": 0.0}
+    totals = {"brute": 0.0, "descended": 0.0, "gptq": 0.0, "nearest": 0.0}
     for seed in range(60):
         matrix, hessian, grid = problem(seed, 1, 4, 12, bits=2)
         choices = torch.tensor(list(product(range(4), repeat=4)), dtype=torch.uint8)
-        errors = {
-            "brute": min(output_error(grid.dequantized(c[None]) - matrix, hessian) for c in choices),
-            "gptq": output_error(grid.dequantized(gptq(matrix, hessian, grid)) - matrix, hessian),
-            "nearest": output_error(grid.rounded(matrix) - matrix, hessian),
+        found = gptq(matrix, hessian, grid)
+        codes = {
+            "descended": descended(matrix, found, hessian, grid, damping=1e-9),
+            "gptq": found,
+            "nearest": grid.quantized(matrix),
         }
-        assert errors["brute"] <= errors["gptq"] * (1 + 1e-9)
-        assert errors["brute"] <= errors["nearest"] * (1 + 1e-9)
+        errors = {
+            name: output_error(grid.dequantized(each) - matrix, hessian) for name, each in codes.items()
+        }
+        errors["brute"] = min(output_error(grid.dequantized(c[None]) - matrix, hessian) for c in choices)
+        assert all(errors["brute"] <= error * (1 + 1e-9) for error in errors.values())
+        assert errors["descended"] <= errors["gptq"] * (1 + 1e-9)
         totals = {name: totals[name] + errors[name] for name in totals}
-    assert totals["brute"] < totals["gptq"] < 0.85 * totals["nearest"]
+    # Greedy as it is, GPTQ leaves 0.79 of nearest's error here, and looking again 0.65; the best there is has 0.62.
+    assert totals["brute"] < totals["descended"] < 0.7 * totals["nearest"]
+    assert totals["descended"] < totals["gptq"] < totals["nearest"]
 
 
 def test_singular_and_dead_inputs_are_rounded_to_nearest_where_nothing_is_known() -> None:
@@ -115,6 +130,76 @@ def test_second_moments_give_the_error_of_the_layers_output(layer: nn.Module, sh
         before = layer(x)
         layer.weight += change  # type: ignore[operator]
         expected = float((layer(x) - before).double().square().sum())
-    hessian = second_moments(found, x, weight)
+    hessian = moments(found, "", weight, [(x[:3], x[:3]), (x[3:], x[3:])]).rounded
     assert output_error(matrix_of(change, found.axis), hessian) == pytest.approx(expected, rel=1e-4)
     assert torch.equal(weight_of(matrix_of(change, found.axis), tuple(change.shape), found.axis), change)
+
+
+def two_networks(seed: int = 0, number: int = 200) -> tuple[Tensor, Tensor, Moments]:
+    """Inputs (K, N) of a float layer and of the same layer behind rounded ones, and their moments."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(8, 8, generator=generator)
+    exact = mixing @ torch.randn(8, number, generator=generator) + 2
+    rounded = 0.8 * exact + 0.3 * torch.randn(8, number, generator=generator)
+    (layer,) = find_layers(capture_folded(nn.Linear(8, 3), torch.zeros(2, 8)).graph)
+    return exact, rounded, moments(layer, "fc", torch.zeros(3, 8), [(rounded.T, exact.T)])
+
+
+def test_moments_tell_the_error_with_and_without_means() -> None:
+    exact, rounded, of = two_networks()
+    w, q = (torch.randn(3, 8, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    for about, x, y in (
+        (of, exact, rounded),
+        (of.centred(), exact - exact.mean(1, True), rounded - rounded.mean(1, True)),
+    ):
+        wanted = float((w @ x - q @ y).double().square().sum() - (w @ x).double().square().sum())
+        assert about.error(w, q) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_weight_that_follows_is_the_least_squares_one() -> None:
+    exact, rounded, of = two_networks()
+    w = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.linalg.lstsq(rounded.T.double(), (w @ exact).T.double()).solution.T
+    assert torch.allclose(followed(w, of, 1e-9).double(), expected, atol=1e-3)
+    same = Moments(of.count, of.rounded, of.rounded, of.rounded_sum, of.rounded_sum)
+    assert torch.allclose(followed(w, same, 0.1), w)
+
+
+def test_the_importance_of_a_weight_is_what_gptq_pays_for_its_error() -> None:
+    matrix, hessian, grid = problem(3, 4, 10, 40)
+    factor = inverse_factor(hessian, 1e-9)[0]
+    codes = gptq(matrix, hessian, grid, damping=1e-9, by_activation=False)
+    change = grid.dequantized(codes).double() - matrix.double()
+    paid = torch.linalg.solve_triangular(factor.T, change.T, upper=False).square().sum()  # Σ e², e = U⁻ᵀ δ
+    assert float(paid) == pytest.approx(output_error(change, hessian), rel=1e-4)
+    weights = importance(hessian, 1e-9, 4)
+    assert torch.allclose(
+        weights[0] / weights[0, 0], (factor[0, 0] / factor.diagonal()).square().float(), rtol=1e-4
+    )
+    assert torch.equal(weights[0], weights[3])
+
+
+def test_what_helps_on_one_half_only_is_left_out() -> None:
+    """Rounding by inputs that another half of the examples does not share is no better than nearest there."""
+    totals = {"chosen": 0.0, "nearest": 0.0, "trusting": 0.0}
+    for seed in range(20):
+        torch.manual_seed(seed)
+        matrix = torch.randn(6, 12)
+        parts = [two_networks_of(12, 6, seed * 3 + part) for part in range(3)]  # fewer examples than inputs
+
+        def fit(weights: Tensor, matrix: Tensor = matrix) -> Grid:
+            return fit_grid(matrix, 3, PerChannel(), ZeroPoint.INTEGER, Observer.MSE, weights)
+
+        grid, chosen = codes_by_gptq(matrix, parts[:2], fit, Gptq())
+        trusting = gptq(matrix, (parts[0] + parts[1]).rounded, grid, damping=1e-6)
+        for name, codes in (("chosen", chosen), ("trusting", trusting), ("nearest", grid.quantized(matrix))):
+            change = grid.dequantized(codes) - matrix
+            totals[name] += output_error(change, parts[2].rounded)
+    assert totals["chosen"] < 1.1 * totals["nearest"]
+    assert totals["chosen"] < 0.8 * totals["trusting"]
+
+
+def two_networks_of(width: int, number: int, seed: int) -> Moments:
+    x = torch.randn(width, number, generator=torch.Generator().manual_seed(seed)).double()
+    hessian, sums = (x @ x.T)[None], x.sum(1)[None]
+    return Moments(number, hessian, hessian, sums, sums)

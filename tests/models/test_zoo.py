@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from tenfold.errors import NetworkError
 from tenfold.models import Card, create, named_network, zoo, zoo_names
 from tenfold.models.zoo import store, zoo_card, zoo_network
+
+ON_CIFAR = [name for name in zoo_names() if name.endswith("_cifar10")]
 
 CARD = Card(
     architecture="resnet20",
@@ -100,3 +103,29 @@ def test_a_name_leaves_the_callers_generator_alone() -> None:
         torch.manual_seed(5)
         named_network(f"zoo:{name}", weights=False)
         assert torch.equal(torch.rand(1), wanted)
+
+
+@pytest.mark.parametrize("name", ON_CIFAR)
+def test_what_was_trained_on_cifar10_ships_with_its_result_and_answers(name: str) -> None:
+    card = zoo_card(name)
+    assert card.input_shape == (3, 32, 32)
+    assert 0.85 < card.accuracy["test"] < 1
+    assert (Path(__file__).parents[2] / card.script).is_file()
+    network = named_network(f"zoo:{name}")
+    assert not network.training
+    assert network(torch.zeros(2, *card.input_shape)).shape == (2, 10)
+
+
+@pytest.mark.skipif(not os.environ.get("TENFOLD_DATA"), reason="TENFOLD_DATA does not name the data")
+@pytest.mark.parametrize("name", ON_CIFAR)
+def test_what_was_trained_on_cifar10_scores_what_its_card_says(name: str) -> None:
+    from tenfold.data.cifar10 import cifar10
+
+    test = cifar10().test
+    assert test is not None
+    network, right, count = zoo_network(name), 0, 1000
+    with torch.inference_mode():
+        for _, inputs, labels in test.take(count).batches(100):
+            right += int((network(inputs).argmax(1) == labels).sum())
+    # Three standard deviations of a share of 1,000 are 3 points at 90%.
+    assert right / count == pytest.approx(zoo_card(name).accuracy["test"], abs=0.03)

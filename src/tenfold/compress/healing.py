@@ -11,7 +11,16 @@ from torch import nn
 from tenfold.compress.distill import Distill, batch_for, held_out, teacher_outputs, training_bytes
 from tenfold.compress.technique import Run
 from tenfold.data import Task
-from tenfold.training import Distillation, Objective, TeacherOutputs, fastest_precision, fit, mean_loss
+from tenfold.training import (
+    Distillation,
+    Objective,
+    OptimizerSettings,
+    Precision,
+    TeacherOutputs,
+    fastest_precision,
+    fit,
+    mean_loss,
+)
 
 Wrap = Callable[[Objective, int], Objective]  # an objective and the number of steps to come
 
@@ -34,18 +43,28 @@ def heal(
     *,
     wrap: Wrap = lambda objective, steps: objective,
     keep_always: bool = False,
+    settings: Distill | None = None,
+    optimizer: OptimizerSettings | None = None,
 ) -> Healed:
     """Teach `model` in place, for `epochs` passes, to answer as the teacher does; `Distill` with its usual settings.
+
+    `settings` and `optimizer` are others than the usual.
 
     Whatever requires gradients moves. Unless `keep_always`, weights that answer held-out examples worse than before
     are not kept.
     """
-    settings, original = Distill(), task.model if run.teacher is None else run.teacher
+    settings = settings or Distill()
+    original = task.model if run.teacher is None else run.teacher
     train, held = held_out(task.train)
-    teacher = teacher_outputs(original, train, run)
+    asked = None if settings.teacher_precision is None else Precision.named(settings.teacher_precision)
+    teacher = teacher_outputs(original, train, run, asked)
     judge = teacher_outputs(original, held, run, teacher.precision)
     batch_size = batch_for(len(train), settings.batch_size, training_bytes(task.model, task.zeros(1)))
-    precision = fastest_precision(model, train.select(range(batch_size))[0])
+    precision = (
+        fastest_precision(model, train.select(range(batch_size))[0])
+        if settings.precision is None
+        else Precision.named(settings.precision)
+    )
     steps = math.ceil(epochs * max(1, len(train) // batch_size))
 
     def objective_of(answers: TeacherOutputs) -> Distillation:
@@ -63,7 +82,7 @@ def heal(
             wrap(objective_of(teacher), steps),
             epochs=epochs,
             until=run.deadline,
-            optimizer=settings.optimizer(model, batch_size),
+            optimizer=optimizer or settings.optimizer(model, batch_size),
             batch_size=batch_size,
             seed=run.seed,
             precision=precision,

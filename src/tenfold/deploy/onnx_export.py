@@ -18,6 +18,7 @@ from tenfold.compress.quantize import (
     unpacked,
 )
 from tenfold.cost import Inputs
+from tenfold.deploy.onnx_codes import keep_codes
 from tenfold.deploy.onnx_operators import translations
 from tenfold.deploy.onnx_slim import slim
 from tenfold.errors import ExportError, NetworkError
@@ -26,18 +27,19 @@ from tenfold.files import written
 PROTOBUF_LIMIT = 2**31 - 1
 
 
-def export_onnx(model: nn.Module, inputs: Inputs, path: Path | str) -> None:
+def export_onnx(model: nn.Module, inputs: Inputs, path: Path | str, *, codes: bool = True) -> None:
     """Write `model` to `path` as ONNX: batch norm folded, dynamic batch, integers kept as integers, no metadata.
 
-    `inputs` are example inputs, the batch first. Raises `ExportError` naming the operator or layer that cannot be
+    Packed weights stay codes, or become floats without `codes`: a larger file that is faster to run where the runtime
+    has no operator for codes. `inputs` are example inputs, the batch first. Raises `ExportError` naming the operator or layer that cannot be
     exported, `OutputError` if the file cannot be written.
     """
-    proto = to_onnx(model, inputs)
+    proto = to_onnx(model, inputs, codes=codes)
     with written(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
 
 
-def to_onnx(model: nn.Module, inputs: Inputs) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, inputs: Inputs, *, codes: bool = True) -> onnx.ModelProto:
     """The ONNX model of `export_onnx`, in memory."""
     try:
         check_finite(model)
@@ -62,6 +64,8 @@ def to_onnx(model: nn.Module, inputs: Inputs) -> onnx.ModelProto:
     except Exception as error:
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}") from error
     slim(proto)
+    if codes:
+        keep_codes(proto, model)
     if proto.ByteSize() > PROTOBUF_LIMIT:
         raise ExportError(f"{type(model).__name__} is larger than the 2 GB that one ONNX file can hold")
     return proto

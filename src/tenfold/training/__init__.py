@@ -1,6 +1,7 @@
 """Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
 from tenfold.training.augmentation import Augmentation
+from tenfold.training.course import Course, Teaching
 from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
@@ -35,6 +36,7 @@ __all__ = [
     "AdamW",
     "Augmentation",
     "Batch",
+    "Course",
     "CurvePoint",
     "Distillation",
     "Ensemble",
@@ -47,6 +49,7 @@ __all__ = [
     "Sgd",
     "Supervised",
     "TeacherOutputs",
+    "Teaching",
     "Transfer",
     "TrainingRecipe",
     "TrainingResult",

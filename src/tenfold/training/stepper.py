@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.cost import Inputs
 from tenfold.training.augmentation import Augmenter
 from tenfold.training.precision import Precision
 from tenfold.training.recipes import TrainingRecipe
@@ -90,12 +91,16 @@ class Stepper:
         self.rule.zero_grad(set_to_none=True)
         with self.precision.arithmetic(self.device):
             outputs = self.forward(inputs)
-        loss = mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
+        loss = self._loss_of(inputs, outputs, labels, share)
         loss.backward()
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
         self.rule.step()
         self.loss += loss.detach()
+
+    def _loss_of(self, inputs: Inputs, outputs: Tensor, labels: Tensor, share: Tensor | None) -> Tensor:
+        """What the step minimises; `inputs` are the images as the network saw them."""
+        return mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
 
     def _warm_up(self) -> None:
         """An eager step on a stream of its own, as a capture demands, and after the last one the capture."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tenfold.compress.answers import task_loss
+from tenfold.compress.columns import patch_columns
 from tenfold.compress.layers import Weighted
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Split
-from tenfold.errors import NetworkError
+from tenfold.errors import DataError, NetworkError
 from tenfold.naming import described
 
 BATCH = 32
@@ -108,6 +107,11 @@ def input_hessians(
     missing = [name for name in layers if name not in totals]
     if missing:
         raise NetworkError(f"{missing[0]}: the network never calls it, so its inputs are not known")
+    for name, total in totals.items():
+        if not bool(total.isfinite().all()):
+            raise DataError(
+                f"{name}: its inputs hold NaN or inf, so the training data or the weights before it do"
+            )
     return {name: 2 * total / counts[name] for name, total in totals.items()}
 
 
@@ -133,7 +137,6 @@ def unfolded(layer: Weighted, x: Tensor) -> Tensor:
     """What each weight of an output is multiplied with: (groups, D, places), D = inputs of a group × kernel."""
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
-    dims = len(layer.kernel_size)
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         # As the layer itself pads, for its odd and named forms.
         sides = layer._reversed_padding_repeated_twice
@@ -141,15 +144,10 @@ def unfolded(layer: Weighted, x: Tensor) -> Tensor:
     else:
         sides = [side for size in reversed(layer.padding) for side in (int(size), int(size))]
         mode = "constant"
-    if any(sides):
-        x = F.pad(x, list(sides), mode=mode)
-    for axis in range(dims):  # (N, C, places…) -> (N, C, places…, K…), one spatial dimension after the other
-        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-        x = x.unfold(2 + axis, reach, layer.stride[axis])[..., :: layer.dilation[axis]]
-    n, channels = x.shape[:2]
-    kernel, places = math.prod(layer.kernel_size), math.prod(x.shape[2 : 2 + dims])
-    x = x.reshape(n, layer.groups, channels // layer.groups, places, kernel)
-    return x.permute(1, 2, 4, 0, 3).reshape(layer.groups, -1, n * places)
+    return patch_columns(
+        x, layer.kernel_size, stride=layer.stride, sides=sides, dilation=layer.dilation, groups=layer.groups,
+        mode=mode,
+    )  # fmt: skip
 
 
 def _trainable(model: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ TOLERANCE = 1e-3  # of the largest answer, in float32, on random weights; a wron
 def without_unsound(graph: ChannelGraph, model: nn.Module, inputs: Inputs) -> ChannelGraph:
     """`graph` with the kinds of families that cannot be narrowed moved to `frozen`."""
     network = scrambled(model)
-    probe = random_inputs(graph.program, inputs)
+    probe = finite_inputs(graph.program, network, inputs)
     if not graph.families or mismatch(graph, graph.families, network, probe) is None:
         return graph
     kinds: dict[tuple[str, ...], list[Family]] = {}
@@ -96,8 +96,23 @@ def scrambled(model: nn.Module) -> nn.Module:
     return network
 
 
-def random_inputs(program: Program, inputs: Inputs) -> Inputs:
-    """Inputs shaped like `inputs`: floats drawn at random; whole numbers too, where they index an embedding."""
+def finite_inputs(program: Program, network: nn.Module, inputs: Inputs) -> Inputs:
+    """Random inputs whose answers are finite, if there are any: a mask of zeros may leave nothing to look at."""
+    probe = random_inputs(program, inputs)
+    for candidate in (probe, random_inputs(program, inputs, masks=1)):
+        args, kwargs = as_args(candidate)
+        with torch.no_grad():
+            answers = TensorOutputs(network).eval()(*args, **kwargs)
+        if all(bool(answer.isfinite().all()) for answer in answers):
+            return candidate
+    return probe
+
+
+def random_inputs(program: Program, inputs: Inputs, masks: int | None = None) -> Inputs:
+    """Inputs shaped like `inputs`: floats drawn at random; whole numbers too, where they index an embedding.
+
+    Other whole numbers and truth values are all `masks`, if given, else as they are.
+    """
     generator = torch.Generator().manual_seed(1)
     vocabulary: dict[int, int] = {}  # by the identity of the input tensor
     given = program.bind(inputs)
@@ -113,6 +128,6 @@ def random_inputs(program: Program, inputs: Inputs) -> Inputs:
             return torch.randn(tensor.shape, generator=generator).to(tensor)
         if id(tensor) in vocabulary:
             return torch.randint(vocabulary[id(tensor)], tensor.shape, generator=generator).to(tensor)
-        return tensor
+        return tensor if masks is None else torch.full_like(tensor, masks)
 
     return map_inputs(drawn, inputs)

@@ -6,15 +6,18 @@ from tenfold.compress.quantize.codes import pack_codes, packed_bytes, unpack_cod
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
 from tenfold.compress.quantize.observe import Observer
 from tenfold.compress.quantize.quantizer import Mode, Quantize, check_finite, is_quantized
-from tenfold.compress.quantize.rounding import Gptq, Nearest
+from tenfold.compress.quantize.rounding import Gptq, Learned, Nearest
 from tenfold.compress.quantize.simplify import capture_folded
-from tenfold.compress.quantize.weight_expand import unpacked
+from tenfold.compress.quantize.spans import Unit
+from tenfold.compress.quantize.weight_expand import CodedWeight, coded_weights, unpacked
 from tenfold.compress.quantize.weight_insert import PackedWeight, packed_weights
 from tenfold.compress.quantize.weight_only import QuantizeWeights
 
 __all__ = [
     "Average",
+    "CodedWeight",
     "Gptq",
+    "Learned",
     "Mode",
     "Nearest",
     "Observer",
@@ -24,10 +27,12 @@ __all__ = [
     "PerTensor",
     "Quantize",
     "QuantizeWeights",
+    "Unit",
     "ZeroPoint",
     "capture",
     "capture_folded",
     "check_finite",
+    "coded_weights",
     "export_program",
     "is_quantized",
     "pack_codes",

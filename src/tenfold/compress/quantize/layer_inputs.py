@@ -1,14 +1,13 @@
-"""What a layer multiplies its weight with: its inputs as columns, and their second moments X Xᵀ."""
+"""What a layer multiplies its weight with: its inputs as columns."""
 
 from __future__ import annotations
 
-from itertools import product
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tenfold.compress.columns import patch_columns
 from tenfold.compress.quantize.layers import Layer, convolution_arguments
 
 CHUNK_BYTES = 2**27  # of unfolded inputs held at once
@@ -33,39 +32,19 @@ def groups_of(layer: Layer) -> int:
     return int(node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1))  # type: ignore[arg-type]
 
 
-def second_moments(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
-    """H = X Xᵀ over all positions of all examples of the layer's input `x`: float64 (G, K, K)."""
+def columns_of(layer: Layer, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
+    """What each weight of an output is multiplied with, at every position of every example: parts of (G, K, N)."""
     if not layer.is_convolution:
-        columns = x.detach().reshape(-1, x.shape[-1])
-        return (columns.T @ columns).double()[None]
-    groups = groups_of(layer)
-    width = weight[0].numel()
-    total = torch.zeros(groups, width, width, dtype=torch.float64, device=x.device)
-    one = 4 * x[0].numel() * weight[0, 0].numel()
-    for part in x.detach().split(max(1, CHUNK_BYTES // max(one, 1))):
-        columns = unfolded(layer, part, weight.shape[2:], groups)
-        total += (columns @ columns.transpose(1, 2)).double()
-    return total
-
-
-def unfolded(layer: Layer, x: Tensor, kernel: torch.Size, groups: int) -> Tensor:
-    """The patches that a convolution sees, (N, C, *space) -> (G, K, N · positions), in the order of its weight."""
+        yield x.detach().reshape(1, -1, x.shape[-1]).transpose(1, 2)
+        return
+    kernel = weight.shape[2:]
     stride, padding, dilation = _geometry(layer, kernel)
-    x = F.pad(x, [side for pair in reversed(padding) for side in pair])
-    sizes = [
-        (x.shape[2 + d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(len(kernel))
-    ]
-    patches = []
-    for offset in product(*map(range, kernel)):
-        window: list[Any] = [slice(None), slice(None)]
-        for d, place in enumerate(offset):
-            first = place * dilation[d]
-            window.append(slice(first, first + stride[d] * (sizes[d] - 1) + 1, stride[d]))
-        patches.append(x[tuple(window)].flatten(2))
-    stacked = torch.stack(patches, dim=2)  # (N, C, kernel, positions)
-    number, channels, taps, places = stacked.shape
-    columns = stacked.reshape(number, groups, channels // groups * taps, places)
-    return columns.permute(1, 2, 0, 3).reshape(groups, channels // groups * taps, number * places)
+    sides = [side for pair in reversed(padding) for side in pair]
+    one = 4 * x[0].numel() * kernel.numel()
+    for part in x.detach().split(max(1, CHUNK_BYTES // max(one, 1))):
+        yield patch_columns(
+            part, kernel, stride=stride, sides=sides, dilation=dilation, groups=groups_of(layer)
+        )
 
 
 def _geometry(layer: Layer, kernel: torch.Size) -> tuple[list[int], list[tuple[int, int]], list[int]]:

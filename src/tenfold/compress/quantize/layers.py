@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from tenfold.compress.quantize.capture import is_float, operator, shape_of
+from tenfold.compress.quantize.naming import stable_names
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
@@ -72,6 +73,16 @@ def layer_of(node: fx.Node) -> Layer | None:
 def find_layers(graph: fx.Graph) -> list[Layer]:
     """Every layer of the graph, in the order in which they run."""
     return [layer for layer in map(layer_of, graph.nodes) if layer is not None]
+
+
+def unshared(graph: fx.Graph, layers: list[Layer]) -> dict[str, Layer]:
+    """Those whose weight nothing else reads, by name, in the order in which they run."""
+    names = stable_names(graph)
+    readers: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
+    return {names[layer.node]: layer for layer in layers if readers[str(layer.weight.target)] == 1}
 
 
 def convolution_arguments(layer: Layer) -> tuple[list[int], list[int], list[int], int] | None:

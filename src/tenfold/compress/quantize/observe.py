@@ -63,11 +63,17 @@ def run_with_gradient(module: fx.GraphModule, inputs: Inputs) -> Any:
     return _run(fx.Interpreter(module), inputs)
 
 
-def _run(interpreter: fx.Interpreter, inputs: Inputs) -> Any:
+def placeholders(graph: fx.Graph, inputs: Inputs) -> dict[fx.Node, Tensor]:
+    """The inputs of a captured graph, which come by position and by keyword in the order of its placeholders."""
     args, kwargs = as_args(inputs)
-    names = [str(n.target) for n in interpreter.graph.nodes if n.op == "placeholder"]
-    values = [*args, *(kwargs[name] for name in names[len(args) :] if name in kwargs)]
-    return interpreter.run(*values, enable_io_processing=False)
+    nodes = [node for node in graph.nodes if node.op == "placeholder"]
+    given = dict(zip(nodes, args, strict=False))
+    given |= {node: kwargs[str(node.target)] for node in nodes[len(args) :] if str(node.target) in kwargs}
+    return given
+
+
+def _run(interpreter: fx.Interpreter, inputs: Inputs) -> Any:
+    return interpreter.run(*placeholders(interpreter.graph, inputs).values(), enable_io_processing=False)
 
 
 def observe(

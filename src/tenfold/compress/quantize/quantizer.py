@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import fx, nn
 
 from tenfold.compress.quantize.affine import Affine, affine_of_range
+from tenfold.compress.quantize.aware_static import train_static
 from tenfold.compress.quantize.bias import correct_biases, output_means
-from tenfold.compress.quantize.capture import shape_of
+from tenfold.compress.quantize.capture import attribute, shape_of
+from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.insert import ROOT, insert_dynamic, insert_static
-from tenfold.compress.quantize.layers import convolution_arguments
+from tenfold.compress.quantize.layers import convolution_arguments, unshared
 from tenfold.compress.quantize.naming import stable_names
 from tenfold.compress.quantize.observe import Observer, observe
 from tenfold.compress.quantize.plan import Plan, make_plan
@@ -42,6 +45,8 @@ class Quantize:
     `weight_bits` is 8, 7, or None for what this CPU computes without saturation (8 bits served by a CPU with AVX2
     alone would saturate: give 7 for a file that must run anywhere). `observer` chooses the activation
     ranges of the static mode from `examples` training examples. `bias_correction` keeps the mean of every channel.
+    `equalize` scales the channels between layers to weights of equal ranges first. `epochs` passes over the training
+    data teach a static network afterwards to answer as the original does (quantisation-aware training).
     """
 
     mode: Mode = Mode.STATIC
@@ -49,6 +54,8 @@ class Quantize:
     bias_correction: bool = True
     observer: Observer = Observer.MSE
     examples: int = 128
+    equalize: bool = False
+    epochs: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
@@ -59,6 +66,11 @@ class Quantize:
             raise RecipeError(
                 f"quantize: examples must be a whole number of at least 1, not {self.examples!r}"
             )
+
+        if not (math.isfinite(self.epochs) and self.epochs >= 0):
+            raise RecipeError(f"quantize: epochs must be a finite number of at least 0, not {self.epochs!r}")
+        if self.epochs and self.mode is not Mode.STATIC:
+            raise RecipeError("quantize: epochs are for the static mode, whose steps can be learnt")
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
@@ -87,11 +99,13 @@ class Quantize:
         module, plan, names = _planned(model, task.example(2), self.mode)
         examples = task.train.take(self.examples, seed=run.seed)
         bits = self.weight_bits or (8 if has_int8_dot_product() else 7)
+        few, equalized = correction_inputs(module.graph, examples), {}
+        if self.equalize:
+            equalized = equalize(module, unshared(module.graph, plan.layers), few)
         affines: dict[str, Affine] = {}
         if self.mode is Mode.STATIC:
             run.progress(0.2, "quantize: calibrating")
             affines = self._calibrated(module, plan, names, examples)
-        few = correction_inputs(module.graph, examples)
         layers = {layer.node: layer for layer in plan.layers}
         means, dims = {}, {names[node]: layer.channel_dim for node, layer in layers.items()}
         if self.bias_correction:
@@ -100,10 +114,19 @@ class Quantize:
         if self.bias_correction:
             run.progress(0.6, "quantize: correcting biases")
             correct_biases(module, computed, means, dims, few)
+        trained = None
+        if self.epochs:
+            trained = asdict(train_static(module, task, run, self.epochs))
+            affines = {
+                name: replace(a, scale=float(attribute(module, f"{ROOT}.{name}.scale")))
+                for name, a in affines.items()
+            }
         resolved: Json = {
             "mode": self.mode.value,
             "weight_bits": bits,
             "bias_correction": self.bias_correction,
+            "equalized": equalized,
+            "trained": trained,
             "layers": list(computed),
             "tensors": {n: {"scale": a.scale, "zero_point": a.zero_point} for n, a in affines.items()},
         }

@@ -15,9 +15,17 @@ BINS = 512  # of a unit's histogram for ENTROPY
 
 
 def fit_grid(
-    matrix: Tensor, bits: int, granularity: Granularity, zero_point: ZeroPoint, observer: Observer
+    matrix: Tensor,
+    bits: int,
+    granularity: Granularity,
+    zero_point: ZeroPoint,
+    observer: Observer,
+    importance: Tensor | None = None,
 ) -> Grid:
-    """The grid for `matrix` (R, K): each unit that has a scale of its own gets the range that `observer` chooses."""
+    """The grid for `matrix` (R, K): each unit that has a scale of its own gets the range that `observer` chooses.
+
+    `importance` (R, K) weighs the squared errors of MSE: clipping a weight costs most where its input is largest.
+    """
     matrix = matrix.detach()
     units = units_of(matrix, granularity)
     shape = (-1, 1) if not isinstance(granularity, PerGroup) else (matrix.shape[0], -1)
@@ -39,7 +47,8 @@ def fit_grid(
         else:
             low, high = inner
     elif observer is Observer.MSE:
-        low, high = _least_error(units, low, high, lambda a, b: _flat(grid(a, b), len(units)))
+        weights = None if importance is None else units_of(importance, granularity)
+        low, high = _least_error(units, weights, low, high, lambda a, b: _flat(grid(a, b), len(units)))
     elif observer is Observer.ENTROPY:
         share = least_divergence_shares(_histograms(units, low, high), low, high, 2**bits, SHARES)
         low, high = low * share, high * share
@@ -62,16 +71,17 @@ def _flat(grid: Grid, units: int) -> Grid:
 
 
 def _least_error(
-    units: Tensor, low: Tensor, high: Tensor, grid: Callable[[Tensor, Tensor], Grid]
+    units: Tensor, weights: Tensor | None, low: Tensor, high: Tensor, grid: Callable[[Tensor, Tensor], Grid]
 ) -> tuple[Tensor, Tensor]:
-    """The share of each unit's range (U,) whose rounding has the least squared error."""
+    """The share of each unit's range (U,) whose rounding has the least squared error, by `weights` like units."""
     best = torch.full_like(low, torch.inf)
     share = torch.ones_like(low)
     for candidate in SHARES:
         points = grid(low * candidate, high * candidate)
         # Codes as floats: NaN, which fills short groups, has no integer.
         codes = torch.round(units / points.scale + points.zero_point).clamp_(0, points.top)
-        error = (points.scale * (codes - points.zero_point) - units).square_().nan_to_num_(nan=0.0).sum(1)
+        squared = (points.scale * (codes - points.zero_point) - units).square_()
+        error = (squared if weights is None else squared.mul_(weights)).nan_to_num_(nan=0.0).sum(1)
         share = torch.where(error < best, candidate, share)
         best = torch.minimum(error, best)
     return low * share, high * share

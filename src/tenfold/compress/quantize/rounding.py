@@ -1,24 +1,32 @@
-"""Rounding the weights of a network, layer by layer, each on the inputs that the rounded layers before it make."""
+"""How weights are rounded: to nearest, by GPTQ, or by learning; the choices of `QuantizeWeights` and what they do.
+
+Every layer is rounded on the inputs that the rounded layers before it make, and judged by the output that the float
+network has: min ‖W x − Ŵ x̂‖² over the examples. Where the layer's bias is corrected afterwards it makes up for the
+means, and what is left to the weight are deviations from them.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from tenfold.compress.quantize.bias import channel_means
-from tenfold.compress.quantize.capture import attribute
-from tenfold.compress.quantize.gptq import gptq, output_error
+from tenfold.compress.quantize.gptq import damped, descended, gptq, inverse_factor
 from tenfold.compress.quantize.grid import Grid
-from tenfold.compress.quantize.layer_inputs import matrix_of, second_moments
-from tenfold.compress.quantize.layers import Layer
-from tenfold.compress.quantize.weight_insert import UNPACK, store
-from tenfold.errors import NetworkError
+from tenfold.compress.quantize.moments import Moments, moments
+from tenfold.compress.quantize.spans import Span, Unit, Values
+from tenfold.compress.quantize.walk import Target, Walk
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+MIDDLE = DAMPINGS[2]
+POSITIONS = 2000  # of the input for each weight of an output, where there are so many
+FEWEST = 32  # examples
+
+# The grid of a layer's matrix, its errors weighed by the importance (R or 1, K) of each weight where it is given.
+FitGrid = Callable[[Target, Tensor | None], Grid]
 
 
 @dataclass(frozen=True)
@@ -43,95 +51,103 @@ class Gptq:
             raise ValueError(f"damping must be above 0 and at most 100, or None, not {self.damping!r}")
 
 
-@dataclass
-class Target:
-    """A layer to be rounded: its name, its float weight, its grid and where its packed form lies in the module."""
+@dataclass(frozen=True)
+class Learned:
+    """Each weight up or down as gradient descent on the output of its layer or block finds best.
 
-    layer: Layer
-    name: str
-    weight: Tensor
-    grid: Grid
-    path: str
-
-    @property
-    def matrix(self) -> Tensor:
-        """The float weight as (R, K)."""
-        return matrix_of(self.weight, self.layer.axis)
-
-
-class RoundingWalk(fx.Interpreter):
-    """One walk through a graph of packed weights that fills each as the walk comes to it.
-
-    With `means` (of the float network's outputs, by layer) every layer's bias is corrected before its output is
-    read: b ← b + E[y] − E[ŷ] for each channel (Nagel et al., 2019, arXiv:1906.04721, appendix D).
+    AdaRound (Nagel et al., 2020) by LAYER, BRECQ (Li et al., 2021) by BLOCK; `tenfold.compress.quantize.learned`.
+    `steps` of `batch_size` examples for each layer or block, fewer where the time does not suffice. What was learnt is
+    kept where it answers examples that were held out better than GPTQ's codes do.
     """
 
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        targets: list[Target],
-        rounding: Nearest | Gptq,
-        means: dict[str, Tensor] | None,
-        before: Callable[[int, str], None],
-    ) -> None:
-        super().__init__(module)
-        self.rounding, self.means, self.before = rounding, means, before
-        self.by_unpacking = {target.layer.node.name: target for target in targets}
-        self.done = 0
+    unit: Unit = Unit.BLOCK
+    steps: int = 400
+    batch_size: int = 16
+    start: Nearest | Gptq = field(default_factory=Gptq)
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target is UNPACK:
-            (reader,) = n.users
-            self._round(self.by_unpacking[reader.name])
-        value = super().run_node(n)
-        target = self.by_unpacking.get(n.name)
-        if target is None or self.means is None:
-            return value
-        return self._corrected(target, value)
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
-    def _round(self, target: Target) -> None:
-        self.before(self.done, target.name)
-        self.done += 1
-        if isinstance(self.rounding, Gptq):
-            codes = self._by_gptq(self.rounding, target)
-        else:
-            codes = target.grid.quantized(target.matrix)
-        store(self.module, target.path, target.grid, codes)  # type: ignore[arg-type]
 
-    def _by_gptq(self, rounding: Gptq, target: Target) -> Tensor:
-        matrix, grid, x = target.matrix, target.grid, self.env[target.layer.input]
+Rounding = Nearest | Gptq | Learned
+
+
+def round_to_nearest(
+    walk: Walk, span: Span, targets: list[Target], exact: Values, fit: FitGrid, rounding: object = None
+) -> None:
+    """Store the nearest codes of every layer of the span."""
+    for target in targets:
+        grid = fit(target, None)
+        walk.store(target, grid, grid.quantized(target.matrix))
+
+
+def round_by_gptq(
+    walk: Walk, span: Span, targets: list[Target], exact: Values, fit: FitGrid, rounding: Gptq
+) -> None:
+    """Store GPTQ's codes of every layer of the span, one after the other."""
+    for target in targets:
         halves = [
-            second_moments(target.layer, half, target.weight) for half in x.tensor_split(2) if len(half)
+            moments(target.layer, target.name, target.weight, walk.layer_inputs(span, target, half))
+            for half in walk.examples[: enough(target)].tensor_split(2)
+            if len(half)
         ]
-        if not all(bool(torch.isfinite(half).all()) for half in halves):
-            raise NetworkError(f"{target.name}: its inputs are not finite on the calibration examples")
-        damping = rounding.damping
-        if damping is None:
-            damping = best_damping(matrix, halves, grid, rounding.by_activation)
-        return gptq(
-            matrix, sum(halves[1:], halves[0]), grid, damping=damping, by_activation=rounding.by_activation
-        )
-
-    def _corrected(self, target: Target, value: Tensor) -> Tensor:
-        assert self.means is not None
-        owner = self.module.get_submodule(target.path)
-        if not hasattr(owner, "bias"):
-            return value
-        dim = target.layer.channel_dim
-        shift = self.means[target.name] - channel_means(value, dim)
-        attribute(owner, "bias").add_(shift)
-        dims = [1] * value.dim()
-        dims[dim] = -1
-        return value + shift.reshape(dims)
+        if walk.corrects(target):
+            halves = [half.centred() for half in halves]
+        grid, codes = codes_by_gptq(target.matrix, halves, lambda i, t=target: fit(t, i), rounding)  # type: ignore[misc]
+        walk.store(target, grid, codes)
 
 
-def best_damping(matrix: Tensor, halves: list[Tensor], grid: Grid, by_activation: bool) -> float:
-    """The damping whose codes, from the first half's moments, err least on the second's; the middle one for want of it."""
+def enough(target: Target) -> int:
+    """How many examples tell a layer's moments: fewer where each has many positions, as in a network's first layers."""
+    return max(FEWEST, math.ceil(POSITIONS * target.matrix.shape[1] / target.places))
+
+
+def codes_by_gptq(
+    matrix: Tensor, halves: list[Moments], fit: Callable[[Tensor], Grid], rounding: Gptq
+) -> tuple[Grid, Tensor]:
+    """The grid and the codes (R, K) of a weight whose inputs have these moments on each half of the examples."""
+    whole = sum(halves[1:], halves[0])
+    damping = MIDDLE if rounding.damping is None else rounding.damping
+    grid = fit(importance(whole.rounded, damping, len(matrix)))
+
+    def codes(of: Moments, share: float, follow: bool, again: bool) -> Tensor:
+        towards = followed(matrix, of, share) if follow else matrix
+        found = gptq(towards, of.rounded, grid, damping=share, by_activation=rounding.by_activation)
+        return descended(towards, found, of.rounded, grid, damping=share) if again else found
+
+    def error(share: float, follow: bool = False, again: bool = False) -> float:
+        return halves[1].error(matrix, grid.dequantized(codes(halves[0], share, follow, again)))
+
     if len(halves) < 2:
-        return DAMPINGS[len(DAMPINGS) // 2]
+        return grid, codes(whole, damping, False, False)
+    errors = {share: error(share) for share in (DAMPINGS if rounding.damping is None else (damping,))}
+    damping = min(errors, key=errors.__getitem__)
+    # Each refinement only where what it learns on one half holds on the other.
+    following = error(damping, True)
+    follow, least = following < errors[damping], min(following, errors[damping])
+    again = error(damping, follow, True) < least
+    return grid, codes(whole, damping, follow, again)
 
-    def error(damping: float) -> float:
-        codes = gptq(matrix, halves[0], grid, damping=damping, by_activation=by_activation)
-        return output_error(grid.dequantized(codes) - matrix, halves[1])
 
-    return min(DAMPINGS, key=error)
+def importance(hessian: Tensor, damping: float, rows: int) -> Tensor:
+    """What an error of each weight costs once those after it have made up for it: (R, K), float32.
+
+    GPTQ's whole error is Σ (w_i − q_i)² / U_ii², with U of `inverse_factor`.
+    """
+    weights = inverse_factor(hessian, damping).diagonal(dim1=1, dim2=2).square().reciprocal()
+    weights = weights / weights.mean().clamp(min=1e-30)
+    return weights.repeat_interleave(rows // len(weights), dim=0).float()
+
+
+def followed(matrix: Tensor, of: Moments, damping: float) -> Tensor:
+    """The weight that comes nearest to the float layer's output from the rounded network's inputs, float32 (R, K).
+
+    The least squares of W x ≈ W* x̂: W* = W + W (Σ x x̂ᵀ − Σ x̂ x̂ᵀ) (Σ x̂ x̂ᵀ + δ)⁻¹, W itself where x̂ = x.
+    """
+    w_GRK = matrix.double().reshape(of.rounded.shape[0], -1, matrix.shape[1])
+    shift = w_GRK @ (of.crossed - of.rounded)
+    solved = torch.linalg.solve(damped(of.rounded, damping), shift.transpose(1, 2)).transpose(1, 2)
+    return (w_GRK + solved).reshape(matrix.shape).float()

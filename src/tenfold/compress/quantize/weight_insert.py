@@ -35,9 +35,12 @@ class PackedWeight:
     width: int
 
 
-def insert_packed(module: fx.GraphModule, layer: Layer, name: str, form: Form, add_bias: bool) -> str:
-    """Give the layer a packed weight of zeros in this form, and with `add_bias` a bias of its own; returns its path.
+def insert_packed(
+    module: fx.GraphModule, layer: Layer, name: str, form: Form, add_bias: bool
+) -> tuple[str, fx.Node]:
+    """Give the layer a packed weight of zeros in this form, and with `add_bias` a bias of its own.
 
+    Returns its path, and the call that unpacks it.
     `store` fills it. The float weight stays in the module until `rebuilt` drops what nothing reads.
     """
     path, weight = f"{ROOT}.{name}", attribute(module, str(layer.weight.target))
@@ -72,7 +75,7 @@ def insert_packed(module: fx.GraphModule, layer: Layer, name: str, form: Form, a
             bias = module.graph.get_attr(f"{path}.bias")
             bias.meta["val"] = attribute(module, f"{path}.bias")
         set_bias(layer, bias)
-    return path
+    return path, call
 
 
 def store(module: fx.GraphModule, path: str, grid: Grid, codes: Tensor) -> None:

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from tenfold.compress.quantize.allocation import Average, allocate, fisher_diagonals
-from tenfold.compress.quantize.bias import output_means
+from tenfold.compress.quantize.aware import train_aware
 from tenfold.compress.quantize.capture import attribute, rebuilt
-from tenfold.compress.quantize.grid import BITS, Granularity, PerGroup, ZeroPoint
+from tenfold.compress.quantize.equalize import equalize
+from tenfold.compress.quantize.grid import BITS, Granularity, Grid, PerGroup, ZeroPoint
 from tenfold.compress.quantize.layer_inputs import matrix_of
-from tenfold.compress.quantize.layers import Layer, find_layers
-from tenfold.compress.quantize.naming import stable_names
-from tenfold.compress.quantize.observe import Observer, run_captured
+from tenfold.compress.quantize.layers import Layer, find_layers, unshared
+from tenfold.compress.quantize.learned import round_by_learning
+from tenfold.compress.quantize.observe import Observer
 from tenfold.compress.quantize.quantizer import LAYERS, check_finite, correction_inputs, is_quantized
 from tenfold.compress.quantize.ranges import fit_grid
-from tenfold.compress.quantize.rounding import Gptq, Nearest, RoundingWalk, Target
+from tenfold.compress.quantize.rounding import (
+    Gptq,
+    Learned,
+    Nearest,
+    Rounding,
+    round_by_gptq,
+    round_to_nearest,
+)
 from tenfold.compress.quantize.simplify import capture_folded
+from tenfold.compress.quantize.spans import Unit
+from tenfold.compress.quantize.walk import Target, Walk
 from tenfold.compress.quantize.weight_insert import Form, insert_packed
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
 
+ROUND: dict[type, Callable[..., None]] = {
+    Nearest: round_to_nearest,
+    Gptq: round_by_gptq,
+    Learned: round_by_learning,
+}
 LARGEST_INPUT = 2**29  # bytes of the largest activation during calibration, over all its examples
 
 
@@ -33,25 +51,30 @@ LARGEST_INPUT = 2**29  # bytes of the largest activation during calibration, ove
 class QuantizeWeights:
     """Convolutions and linear layers whose weights are codes of `bits` bits, packed without gaps.
 
-    What is computed stays float: saved and packed files become smaller, nothing becomes faster, and an ONNX export
-    holds the weights as floats again. `observer` chooses the range of each scale's weights; `rounding` and
-    `bias_correction` read up to `examples` training examples. `Average(bits)` gives each layer its own width, by what
-    its rounding is expected to cost. Weights that several layers share stay float.
+    What is computed stays float: files become smaller, an ONNX export too, and nothing becomes faster. `observer`
+    chooses the range of each scale's weights; `rounding` and `bias_correction` read up to `examples` training examples.
+    `Average(bits)` gives each layer its own width, by what its rounding is expected to cost. `equalize` first scales the channels between layers to equal ranges, which serves
+    where channels share a scale. `epochs` passes over the training data teach the rounded network afterwards to answer
+    as the original does. Weights that several layers share stay float.
     """
 
     bits: int | Average = 4
     granularity: Granularity = PerGroup(32)  # noqa: RUF009 - frozen, so it may be shared
     zero_point: ZeroPoint = ZeroPoint.SYMMETRIC
     observer: Observer = Observer.MSE
-    rounding: Nearest | Gptq = Gptq()  # noqa: RUF009
+    rounding: Rounding = Gptq()  # noqa: RUF009
     bias_correction: bool = True
     examples: int = 128
+    equalize: bool = False
+    epochs: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.bits, Average) and (type(self.bits) is not int or self.bits not in BITS):
             raise ValueError(f"bits must be {BITS[0]} to {BITS[-1]}, not {self.bits!r}")
         if type(self.examples) is not int or self.examples < 1:
             raise ValueError(f"examples must be a whole number of at least 1, not {self.examples!r}")
+        if not (math.isfinite(self.epochs) and self.epochs >= 0):
+            raise ValueError(f"epochs must be a finite number of at least 0, not {self.epochs!r}")
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
@@ -79,42 +102,40 @@ class QuantizeWeights:
         examples = correction_inputs(
             module.graph, task.train.take(self.examples, seed=run.seed), LARGEST_INPUT
         )
-        means: dict[str, Tensor] | None = None
-        if self.bias_correction:
-            run.progress(0.05, "quantize-weights: outputs of the float network")
-            by_node = {layer.node: layer for layer in layers.values()}
-            names = {layer.node: name for name, layer in layers.items()}
-            means = {names[node]: mean for node, mean in output_means(module, by_node, examples).items()}
-            _require_finite(means)
+        equalized = equalize(module, layers, examples) if self.equalize else {}
         weights = {
             name: attribute(module, str(layer.weight.target)).detach() for name, layer in layers.items()
         }
         bits = self._bits(module, layers, weights, examples, run)
         targets = []
         for name, layer in layers.items():
-            grid = fit_grid(
-                matrix_of(weights[name], layer.axis),
-                bits[name],
-                self.granularity,
-                self.zero_point,
-                self.observer,
+            path, unpacking = insert_packed(module, layer, name, self._form(bits[name]), self.bias_correction)
+            targets.append(Target(layer, name, weights[name], path, unpacking))
+
+        def fit(target: Target, importance: Tensor | None) -> Grid:
+            return fit_grid(
+                target.matrix, bits[target.name], self.granularity, self.zero_point, self.observer, importance
             )
-            path = insert_packed(module, layer, name, self._form(bits[name]), self.bias_correction)
-            targets.append(Target(layer, name, weights[name], grid, path))
 
-        def before(done: int, name: str) -> None:
-            if run.seconds_left() <= 0:
-                raise NetworkError(
-                    f"quantize-weights ran out of time at {name}: give it more, or fewer examples"
-                )
-            run.progress(0.1 + 0.9 * done / len(targets), f"quantize-weights: {name}")
-
-        with torch.no_grad():
-            run_captured(RoundingWalk(module, targets, self.rounding, means, before), examples)
+        walk = Walk(
+            module,
+            targets,
+            examples,
+            unit=self.rounding.unit if isinstance(self.rounding, Learned) else Unit.LAYER,
+            correct=self.bias_correction,
+            run=run,
+            progress=lambda share, name: run.progress(0.1 + 0.9 * share, f"quantize-weights: {name}"),
+        )
+        walk.run(partial(ROUND[type(self.rounding)], fit=fit, rounding=self.rounding))
+        trained = None
+        if self.epochs:
+            trained = asdict(train_aware(module, targets, task, run, self.epochs))
         run.progress(1.0, "quantize-weights: done")
         shapes = {name: matrix_of(weights[name], layer.axis).shape for name, layer in layers.items()}
         resolved: Json = {
             "bias_correction": self.bias_correction,
+            "equalized": equalized,
+            "trained": trained,
             "layers": {
                 name: {"bits": bits[name], "rows": rows, "width": width}
                 for name, (rows, width) in shapes.items()
@@ -179,16 +200,7 @@ def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
 
 def quantizable(module: fx.GraphModule) -> dict[str, Layer]:
     """The layers whose weight nothing else reads, by name, in the order in which they run."""
-    names = stable_names(module.graph)
-    readers: dict[str, int] = {}
-    for node in module.graph.nodes:
-        if node.op == "get_attr":
-            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
-    layers = {
-        names[layer.node]: layer
-        for layer in find_layers(module.graph)
-        if readers[str(layer.weight.target)] == 1
-    }
+    layers = unshared(module.graph, find_layers(module.graph))
     if not layers:
         raise NetworkError(
             "the network has no convolution and no linear layer with a weight of its own to quantise"

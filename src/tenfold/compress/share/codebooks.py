@@ -153,6 +153,9 @@ class Looked(nn.Module):
     def of(cls, name: str, weight: Tensor, codebook: Scalar | Product, seed: int) -> Looked:
         """The best table for a weight."""
         flat = weight.reshape(-1, codebook.length)
+        if not bool(weight.any()):  # all zero, and so it stays
+            codes, gone = torch.zeros(len(flat), dtype=torch.long), torch.ones(len(flat), dtype=torch.bool)
+            return cls(weight.new_zeros(1, codebook.length), codes, gone, weight.shape)
         gone = torch.zeros(0, dtype=torch.bool)
         points = flat
         if float((weight == 0).float().mean()) >= SPARSE_FROM:

@@ -1,0 +1,299 @@
+"""Make smaller ResNet-56 networks for CIFAR-10, on a processor or a GPU; `resnet56.py` measures what lies in the folder.
+
+    TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.resnet56_networks --seconds 480 --seeds 0 1 2
+
+Every network is healed alike: by the original's answers to the images as they are shown (crops and mirrors), with the
+same recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
+validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
+it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tenfold.compress import Run, load_network
+from tenfold.compress.layers import weighted_layers
+from tenfold.compress.prune import Criterion, Prune, Scope, Sparsify, TwoOfFour
+from tenfold.compress.prune.learned_scores import cubic
+from tenfold.compress.prune.lottery import masked, smaller
+from tenfold.compress.share import Scalar
+from tenfold.compress.share.codebooks import Looked, looked_up
+from tenfold.cost import profile
+from tenfold.data import Splits, Task, task_from
+from tenfold.data.cifar10 import cifar10
+from tenfold.files import write_json
+from tenfold.training import Augmentation, Course, Precision, Sgd, Teaching, TrainingRecipe, fastest_precision
+from tenfold.training.resident import ResidentImages
+from tenfold.training.scoring import right_answers
+
+NETWORK = "zoo:resnet56_cifar10"
+FEWER_MACS = 3.05  # a little more than the three times asked for
+SPARSITY, BITS, STAGES = 0.9, 5, 4
+CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
+TRIED = 0.08  # of the passes go into each design that is tried
+FINE_TUNED = 0.12  # of the passes fine-tune shared values
+RECIPE = TrainingRecipe(
+    batch_size=256,
+    optimizer=Sgd(0.1, 0.9, 5e-4),
+    warmup=0.05,
+    augmentation=Augmentation(padding=4, flip=True),
+)
+TEACH = {"temperature": 4.0, "alpha": 0.1}
+
+
+@dataclass
+class Bench:
+    """The network, the data on the device, and what healing is."""
+
+    original: nn.Module
+    task: Task
+    device: torch.device
+    precision: Precision
+    epochs: float
+    deadline: float
+    data: dict[str, ResidentImages] = field(default_factory=dict)
+
+    def course(self, epochs: float, seed: int, *, graph: bool = True, rate: float | None = None) -> Course:
+        recipe = replace(RECIPE, epochs=epochs)
+        if rate is not None:
+            recipe = replace(recipe, optimizer=replace(RECIPE.optimizer, learning_rate=rate))
+        teacher = copy.deepcopy(self.original).to(self.device).eval().requires_grad_(False)
+        return Course(self.data["train"], recipe, precision=self.precision, teaching=Teaching(teacher, **TEACH),
+                      seed=seed, graph=graph)  # fmt: skip
+
+    def healed(self, model: nn.Module, epochs: float, seed: int) -> nn.Module:
+        """A copy of `model` after so many passes; single weights that are zero stay zero."""
+        model = copy.deepcopy(model).to(self.device)
+        zeros = {n: layer.weight.detach() != 0 for n, layer in weighted_layers(model).items()}
+        zeros = {name: mask for name, mask in zeros.items() if not bool(mask.all())}
+        with masked(model, zeros) if zeros else nullcontext():
+            self.course(epochs, seed)(model)
+        return model
+
+    def right(self, model: nn.Module, split: str) -> int:
+        plain = Precision(channels_last=self.precision.channels_last)
+        return right_answers(copy.deepcopy(model).to(self.device), self.data[split], plain)
+
+    def macs(self, model: nn.Module) -> int:
+        return profile(copy.deepcopy(model).cpu(), self.task.zeros(1)).macs
+
+
+def designs() -> dict[str, Prune]:
+    """Ways to the same multiply-accumulates: by channels alone, or with some blocks gone too."""
+    common: dict[str, Any] = {"target_macs": 1 / FEWER_MACS, "scope": Scope.GLOBAL, "examples": 256}
+    return {
+        "channels": Prune(**common),
+        "6 blocks, channels": Prune(**common, blocks=6),
+        "10 blocks, channels": Prune(**common, blocks=10),
+        "channels, by magnitude": Prune(**common, criterion=Criterion.MAGNITUDE),
+    }
+
+
+Candidate = tuple[str, nn.Module, dict[str, Any]]  # a name, the network, and what rebuilds its structure
+
+
+def ours(bench: Bench, seed: int) -> Iterator[Candidate]:
+    run = Run(seed=seed, teacher=bench.original)
+    for name, technique in designs().items():
+        made = technique.apply(bench.original, bench.task, run)
+        yield name, made.model, {"resolved": made.resolved}
+
+
+def torch_pruning(bench: Bench, seed: int) -> Iterator[Candidate]:
+    """The same multiply-accumulates by the peer's pruner, global, with two of its criteria."""
+    import torch_pruning as tp
+
+    split = bench.task.train.take(256, seed=seed)
+    images, labels = split.select(range(len(split)))
+    for name, importance in {
+        "group magnitude": tp.importance.GroupMagnitudeImportance(p=2),
+        "group Taylor": tp.importance.GroupTaylorImportance(),
+    }.items():
+        low, high = 0.0, 0.95
+        for _ in range(12):
+            middle = (low + high) / 2
+            model = copy.deepcopy(bench.original)
+            pruner = tp.pruner.BasePruner(
+                model, images[:1], importance=importance, global_pruning=True, pruning_ratio=middle,
+                max_pruning_ratio=0.9, ignored_layers=[model.fc], round_to=None,
+            )  # fmt: skip
+            if "Taylor" in name:
+                nn.functional.cross_entropy(model(images), labels).backward()
+            pruner.step()
+            model.zero_grad()
+            small = bench.macs(model) * FEWER_MACS <= bench.macs(bench.original)
+            low, high = (low, middle) if small else (middle, high)
+            if small:
+                found = model
+        yield name, found.eval(), {}
+
+
+def structured(bench: Bench, seed: int, candidates: Callable[..., Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The best candidate by validation after a short healing, healed from its start."""
+    tried: dict[str, tuple[int, nn.Module, dict[str, Any]]] = {}
+    for name, model, how in candidates(bench, seed):
+        short = bench.healed(model, max(TRIED * bench.epochs, 0.2), seed)
+        tried[name] = bench.right(short, "validation"), model, how
+    best = max(tried, key=lambda name: tried[name][0])
+    model = bench.healed(tried[best][1], bench.epochs, seed)
+    rights = {name: right for name, (right, _, _) in tried.items()}
+    return model, {"design": best, "validation_right_after_short": rights, **tried[best][2]}
+
+
+def two_of_four(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    cut = Sparsify(TwoOfFour()).apply(bench.original, bench.task, Run(seed=seed, teacher=bench.original))
+    return bench.healed(cut.model, bench.epochs, seed), {"sparsity": cut.resolved["sparsity"]}
+
+
+def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Han, Mao and Dally (2016): cut in stages, share values, fine-tune them; norms in half precision."""
+    model = copy.deepcopy(bench.original).to(bench.device)
+    course = bench.course((1 - FINE_TUNED) * bench.epochs, seed)
+    layers = weighted_layers(model)
+    masks = {n: torch.ones_like(layer.weight, dtype=torch.bool) for n, layer in layers.items()}
+    edges = [round(CUTTING * course.steps * stage / STAGES) for stage in range(STAGES)] + [course.steps]
+    for stage in range(STAGES):
+        masks = smaller(model, masks, cubic(SPARSITY, (stage + 1) / STAGES))
+        with masked(model, masks):
+            course(model, edges[stage], edges[stage + 1])
+    sparse_right = bench.right(model, "validation")
+    tables, layers = {}, {}
+    model.cpu()
+    for name, layer in weighted_layers(model).items():
+        if int((layer.weight != 0).sum()) > 2 * 2**BITS:
+            layers[name] = layer
+            tables[name] = Looked.of(name, layer.weight.detach(), Scalar(BITS), seed)
+    with looked_up(layers, tables):
+        model.to(bench.device)
+        left = {n: masks[n] for n in masks if n not in layers}
+        with ExitStack() as stack:
+            stack.enter_context(masked_plain(model, left))
+            bench.course(FINE_TUNED * bench.epochs, seed, graph=False, rate=0.01)(model)
+        model.cpu()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point() and tensor.dim() < 2:
+                tensor.copy_(tensor.half().float())
+    notes = {"sparsity": SPARSITY, "bits": BITS, "validation_right_sparse": sparse_right}
+    return model, notes
+
+
+@contextmanager
+def masked_plain(model: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
+    """`masked` where there is anything to hold."""
+    if not masks:
+        yield
+        return
+    with masked(model, masks):
+        yield
+
+
+JOBS: dict[str, Callable[[Bench, int], tuple[nn.Module, dict[str, Any]]]] = {
+    "structured": lambda bench, seed: structured(bench, seed, ours),
+    "torch-pruning": lambda bench, seed: structured(bench, seed, torch_pruning),
+    "deep-compression": deep_compression,
+    "two-of-four": two_of_four,
+}
+
+
+def prepared(options: argparse.Namespace, deadline: float) -> Bench:
+    splits = cifar10()
+    if options.examples:
+        splits = Splits(*(s.take(options.examples) for s in (splits.train, splits.validation, splits.test)))
+    if options.weights:
+        model, _ = load_network(f"{options.architecture}?num_classes=10", weights=False)
+        stored = load_file(options.weights)
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
+    else:
+        model, _ = load_network(NETWORK)
+    task = task_from(model, splits, base=NETWORK)
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        precision = Precision(channels_last=True, bf16=True)
+    else:
+        precision = fastest_precision(model, task.train.select(range(64))[0])
+    bench = Bench(model.eval(), task, device, precision, options.epochs, deadline)
+    parts = {"train": task.train, "validation": task.validation, "test": task.test}
+    for name, split in parts.items():
+        bench.data[name] = ResidentImages.of(
+            split, device, name, RECIPE.augmentation.padding if name == "train" else 0
+        )
+    return bench
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("OUT", "runs")) / "resnet56")
+    parser.add_argument("--weights", type=Path, help="safetensors of the original, in place of the zoo's")
+    parser.add_argument("--architecture", default="resnet56", help="of --weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun")
+    parser.add_argument("--epochs", type=float, default=25.0, help="of healing")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS))
+    parser.add_argument(
+        "--examples", type=int, default=0, help="of each split, to try the script; 0 takes all"
+    )
+    options = parser.parse_args()
+    began = time.monotonic()
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    bench = prepared(options, began + options.seconds)
+    original = options.folder / "original.json"
+    if not original.exists():
+        found = {split: bench.right(bench.original, split) for split in ("validation", "test")}
+        write_json(original, {"right": found, "examples": {s: len(bench.data[s]) for s in found}, "macs": bench.macs(bench.original)})  # fmt: skip
+        print(f"original: {found}", flush=True)
+    took: dict[str, float] = {}
+    for seed in options.seeds:
+        for name in options.only:
+            place = options.folder / f"{name}-{seed}"
+            if place.with_suffix(".json").exists():
+                continue
+            if name == "torch-pruning" and importlib.util.find_spec("torch_pruning") is None:
+                print("torch-pruning is not installed: left out", flush=True)
+                continue
+            if time.monotonic() + took.get(name, 0.0) > bench.deadline:
+                print(f"no time left for {place.name}", flush=True)
+                continue
+            start = time.monotonic()
+            model, notes = JOBS[name](bench, seed)
+            took[name] = time.monotonic() - start
+            figures = {
+                "job": name,
+                "seed": seed,
+                "epochs": bench.epochs,
+                "seconds": took[name],
+                "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+                "precision": str(bench.precision),
+                "macs": bench.macs(model),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "right": {split: bench.right(model, split) for split in ("validation", "test")},
+                **notes,
+            }
+            state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+            save_file(state, place.with_suffix(".safetensors"))
+            write_json(place.with_suffix(".json"), figures)
+            shown = {key: figures[key] for key in ("seconds", "macs", "right", "design") if key in figures}
+            print(f"{place.name}: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

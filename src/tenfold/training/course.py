@@ -1,0 +1,150 @@
+"""A course of training in stretches: the same steps, learning rates and orders of examples, from any step to any other.
+
+What comes back to an early state of a network (`compress.prune.lottery`) goes on from there as the first run did. With
+a teacher the network learns the teacher's answers to the very images that it sees (Beyer et al., 2022).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.cost import Inputs, call
+from tenfold.errors import NetworkError
+from tenfold.training.loop import Progress
+from tenfold.training.losses import soft_loss
+from tenfold.training.precision import Precision, plain_layout
+from tenfold.training.recipes import TrainingRecipe
+from tenfold.training.resident import ResidentImages
+from tenfold.training.schedules import warmup_cosine
+from tenfold.training.stepper import Stepper, mixed_loss
+
+LOOK_EVERY = 50  # steps between looks at the loss, each of which waits for the GPU
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """alpha·CE + (1 − alpha)·T²·KL(teacher ‖ student) in place of the labels alone (Hinton et al., 2015)."""
+
+    teacher: nn.Module
+    temperature: float = 4.0
+    alpha: float = 0.1
+
+
+class TaughtStepper(Stepper):
+    """Steps that learn from a teacher, which is asked about each batch as it is shown."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ResidentImages,
+        recipe: TrainingRecipe,
+        batch_size: int,
+        precision: Precision,
+        teaching: Teaching,
+        *,
+        graph: bool = True,
+    ) -> None:
+        super().__init__(model, data, recipe, batch_size, precision, graph=graph)
+        self.teaching = teaching
+
+    def _loss_of(self, inputs: Inputs, outputs: Tensor, labels: Tensor, share: Tensor | None) -> Tensor:
+        how = self.teaching
+        with torch.no_grad(), self.precision.arithmetic(self.device):
+            answers = call(how.teacher, inputs)
+        hard = mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
+        return how.alpha * hard + (1 - how.alpha) * soft_loss(
+            outputs.float(), answers.float(), how.temperature
+        )
+
+
+class Course:
+    """Training on `data` by `recipe`, whose every step is fixed by its number and `seed`.
+
+    Called with a network on the data's device, the step it stands at and the one to stop before, it trains the network
+    in place and leaves it in eval mode. The optimiser begins afresh with every stretch. A recipe that averages
+    weights or leaves branches out is refused: both span a whole run.
+    """
+
+    def __init__(
+        self,
+        data: ResidentImages,
+        recipe: TrainingRecipe,
+        *,
+        precision: Precision | None = None,
+        teaching: Teaching | None = None,
+        seed: int = 0,
+        graph: bool = True,
+    ) -> None:
+        if recipe.average is not None or recipe.stochastic_depth:
+            raise ValueError("a course of stretches takes no recipe with an average or with stochastic depth")
+        self.data, self.recipe, self.teaching, self.seed, self.graph = data, recipe, teaching, seed, graph
+        self.precision = precision or Precision()
+        self.batch_size = min(recipe.batch_size, len(data))
+        self.per_epoch = max(1, len(data) // self.batch_size)
+        self.steps = math.ceil(recipe.epochs * self.per_epoch - 1e-6)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        until: float = math.inf,
+        progress: Progress = lambda fraction, text: None,
+    ) -> int:
+        """Train from step `start` up to `stop` (the end by default); the step reached, less where `until` came first.
+
+        `until` is a `time.monotonic()` value. Raises `NetworkError` where the loss is not finite.
+        """
+        stop = self.steps if stop is None else stop
+        if not 0 <= start <= stop <= self.steps:
+            raise ValueError(f"a stretch lies between steps 0 and {self.steps}, not from {start} to {stop}")
+        device = self.data.device
+        step = start
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed((self.seed << 24) + start)
+            self.precision.model(model).train()
+            stepper = self._stepper(model)
+            try:
+                order, epoch = torch.empty(0), -1
+                while step < stop and time.monotonic() < until:
+                    if step // self.per_epoch != epoch:
+                        epoch = step // self.per_epoch
+                        order = self._order(epoch)
+                    place = step % self.per_epoch * self.batch_size
+                    stepper(order[place : place + self.batch_size], self._learning_rate(step))
+                    step += 1
+                    if step % LOOK_EVERY == 0 or step == stop:
+                        loss = float(stepper.loss)
+                        if not math.isfinite(loss):
+                            raise NetworkError(
+                                f"training diverged: the loss is {loss} by step {step} with learning rate "
+                                f"{self.recipe.optimizer.learning_rate:g}; give a lower learning rate"
+                            )
+                        progress(step / self.steps, f"step {step:,} of {self.steps:,}")
+            finally:
+                plain_layout(model).eval()
+                for parameter in model.parameters():
+                    parameter.grad = None
+        return step
+
+    def _stepper(self, model: nn.Module) -> Stepper:
+        common = (model, self.data, self.recipe, self.batch_size, self.precision)
+        if self.teaching is None:
+            return Stepper(*common, graph=self.graph)
+        self.precision.model(self.teaching.teacher).eval()
+        return TaughtStepper(*common, self.teaching, graph=self.graph)
+
+    def _learning_rate(self, step: int) -> float:
+        recipe, done = self.recipe, max(step, 1) / self.steps
+        return recipe.optimizer.learning_rate * warmup_cosine(done, recipe.warmup, recipe.floor)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The examples of an epoch in their order, which the seed and the epoch alone decide."""
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        return torch.randperm(len(self.data), generator=generator).to(self.data.device)

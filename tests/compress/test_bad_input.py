@@ -1,0 +1,142 @@
+"""What users hand over by mistake: dead channels, data that is constant, not finite or of the wrong shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tenfold.compress import Run, Technique
+from tenfold.compress.distill import Distill
+from tenfold.compress.factorize import Factorize
+from tenfold.compress.factorize import Share as Part
+from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
+from tenfold.compress.share import Scalar, Share
+from tenfold.cost import Device
+from tenfold.data import Task
+from tenfold.errors import DataError, NetworkError, TenfoldError
+
+
+class Net(nn.Module):
+    """(N, 3, 6, 6) -> (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        return self.fc(self.conv2(x).relu().mean((2, 3)))
+
+
+def task_of(images: Tensor) -> Task:
+    torch.manual_seed(0)
+    model = Net().eval()
+    labels = torch.arange(len(images)) % 4
+    return Task(model, (images, labels), (images, labels))
+
+
+def drawn(number: int = 24) -> Tensor:
+    return torch.randn(number, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+OBS = Sparsify(Free(0.5, Scope.UNIFORM), Saliency.OBS, examples=16)
+FROM_DATA: dict[str, Technique] = {
+    "taylor": Prune(0.5, Criterion.TAYLOR, examples=16),
+    "fisher": Prune(0.5, Criterion.FISHER, examples=16),
+    "obd": Sparsify(Free(0.5), Saliency.FISHER, examples=16),
+    "hutchinson": Sparsify(Free(0.5), Saliency.HUTCHINSON, examples=16),
+    "obs": OBS,
+    "obs, 2:4": Sparsify(TwoOfFour(), Saliency.OBS, examples=16),
+    "low rank": Factorize(Part(0.6), multiple=1, activations=16),
+    "distil": Distill(epochs=0.5, precision="fp32", teacher_precision="fp32"),
+}
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_constant_data_make_singular_curvature_and_no_trouble(name: str) -> None:
+    task = task_of(torch.full((24, 3, 6, 6), 0.7))
+    made = FROM_DATA[name].apply(task.model, task, Run(teacher=task.model)).model
+    with torch.no_grad():
+        assert bool(made(drawn(4)).isfinite().all())
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_data_that_are_not_finite_are_told(name: str, value: float) -> None:
+    images = drawn()
+    images[:, 1] = value
+    task = task_of(images)
+    with pytest.raises((DataError, NetworkError), match=r"finite|NaN or inf"):
+        FROM_DATA[name].apply(task.model, task, Run(teacher=task.model))
+
+
+@pytest.mark.parametrize("name", ["taylor", "fisher"])
+def test_data_of_the_wrong_shape_are_told_before_any_work(name: str) -> None:
+    task = task_of(torch.randn(24, 5, 6, 6))
+    problems = FROM_DATA[name].preflight(task.model, task, Device())
+    assert len(problems) == 1
+    assert "3" in str(problems[0])
+    assert "5" in str(problems[0])
+
+
+@pytest.mark.parametrize("criterion", [c for c in Criterion if c is not Criterion.RANDOM])
+def test_dead_channels_go_first(criterion: Criterion) -> None:
+    task = task_of(drawn())
+    dead = [2, 5, 11]
+    with torch.no_grad():
+        for tensor in (
+            task.model.conv1.weight,
+            task.model.conv1.bias,
+            task.model.bn1.weight,
+            task.model.bn1.bias,
+        ):
+            tensor[dead] = 0.0
+        task.model.conv2.weight[:, dead] = 0.0
+    made = Prune(3 / 16, criterion, examples=16).apply(task.model, task, Run())
+    assert made.model.conv1.out_channels == 13
+    with torch.no_grad():
+        if (
+            criterion is not Criterion.GEOMETRIC_MEDIAN
+        ):  # what is dead need not lie in the middle of the others
+            kept = [i for i in range(16) if i not in dead]
+            assert torch.equal(made.model.conv1.weight, task.model.conv1.weight[kept])
+        assert bool(made.model(drawn(4)).isfinite().all())
+
+
+def test_the_answers_width_is_never_pruned() -> None:
+    task = task_of(drawn())
+    problems = Prune(0.0, widths={"fc": 0.5}).preflight(task.model, task, Device())
+    assert [problem.layer for problem in problems] == ["fc"]
+    assert Prune(0.9, Criterion.MAGNITUDE).apply(task.model, task, Run()).model.fc.out_features == 4
+
+
+def test_few_values_and_all_zero_weights_are_no_trouble() -> None:
+    task = task_of(drawn())
+    nn.init.zeros_(task.model.conv2.weight)
+    for technique in (Share(Scalar(2)), Sparsify(Free(0.5)), OBS, Factorize(Part(0.6), multiple=1)):
+        made = technique.apply(task.model, task, Run(teacher=task.model)).model
+        with torch.no_grad():
+            assert bool(made(drawn(4)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Free(1.0),
+        lambda: Scalar(9),
+        lambda: Part(0.0),
+        lambda: Prune(1.0),
+        lambda: Prune(round_to=0),
+        lambda: Factorize(multiple=0),
+        lambda: Distill(alpha=1.5),
+    ],
+)
+def test_numbers_out_of_range_are_refused_when_they_are_given(make: Any) -> None:
+    with pytest.raises((ValueError, TenfoldError), match=r"must be"):
+        make()
