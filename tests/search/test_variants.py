@@ -22,7 +22,15 @@ from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.space import Plan
 from tenfold.search.store import Store, identity_of
-from tenfold.search.variants import UNTOUCHED, Forms, add_variants, plain_forms, seconds_kept, wanted
+from tenfold.search.variants import (
+    UNTOUCHED,
+    Forms,
+    add_variants,
+    plain_forms,
+    seconds_kept,
+    wanted,
+    where_integers_cost,
+)
 
 NARROW = Plan(keep=(("layer1.0.conv1", 0.5), ("layer2.0.conv1", 0.5)))
 
@@ -74,6 +82,7 @@ def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
     recipe = read_recipe(job.store.root / small.recipe)
     assert [type(step).__name__ for step in recipe.steps] == ["QuantizeWeights"]
     assert (small.params, small.macs) == (plain.params, plain.macs)
+    assert small.size_bytes < 0.4 * plain.size_bytes  # codes in the file, beside what is not weights
     thin = points["o-low-rank"]
     assert thin.params < plain.params
     assert thin.size_bytes < plain.size_bytes
@@ -86,6 +95,19 @@ def test_of_a_healed_network_too(job: Job) -> None:
     forms = Forms("c1", points)
     assert "int4-weights" in wanted(job, forms) or "int4-weights" in points
     assert "low-rank" not in wanted(job, forms)
+
+
+def test_integers_are_mended_only_where_they_cost(job: Job) -> None:
+    def forms(floats: float, integers: float) -> Forms:
+        points = {
+            "fp32": Point("c1-fp32", "candidate", "", "fp32", validation_drop=floats),
+            "int8-static": Point("c1-int8", "candidate", "", "int8-static", validation_drop=integers),
+        }
+        return Forms("c2", points)
+
+    assert where_integers_cost(job, forms(0.001, 0.006))
+    assert not where_integers_cost(job, forms(0.005, 0.006))
+    assert not where_integers_cost(job, Forms("c2", {}))
 
 
 @pytest.mark.parametrize(

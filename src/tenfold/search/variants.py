@@ -26,6 +26,8 @@ from tenfold.search.point import Point
 
 UNTOUCHED = "o"  # begins the names of the points made of the untouched network
 SHARE_OF_TIME = 0.1  # of the limit, that is kept for variants if any is worth it
+WORTH_MENDING = 0.25  # of the tolerated drop, that integers alone must lose
+TRAINED_PASSES = 2.0  # over the training data
 PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network
 
 
@@ -71,6 +73,15 @@ def where_dynamic_is_faster(job: Job, forms: Forms) -> bool:
     return forms.name != UNTOUCHED and plain.latency("int8-dynamic") < plain.latency("int8-static")
 
 
+def where_integers_cost(job: Job, forms: Forms) -> bool:
+    """Where the plain INT8 network loses a good part of what is tolerated, and more than the float network does."""
+    integers, floats = forms.loses("int8-static"), forms.loses("fp32")
+    return (
+        integers is not None
+        and integers - max(floats or 0.0, 0.0) > WORTH_MENDING * job.budget.tolerated_drop
+    )
+
+
 def where_nothing_was_healed(job: Job, forms: Forms) -> bool:
     """Low rank takes weights away without any training: a way out where there was nothing to heal."""
     return job.budget.empty and forms.name == UNTOUCHED
@@ -78,6 +89,10 @@ def where_nothing_was_healed(job: Job, forms: Forms) -> bool:
 
 VARIANTS: dict[str, Variant] = {
     "int8-dynamic": Variant("INT8 dynamic", (Quantize(mode=Mode.DYNAMIC),), 8.0, where_dynamic_is_faster),
+    "int8-equalized": Variant("INT8 static, equalised", (Quantize(equalize=True),), 8.0, where_integers_cost),
+    "int8-trained": Variant(
+        "INT8 static, trained", (Quantize(epochs=TRAINED_PASSES),), 8.0, where_integers_cost
+    ),
     "int4-weights": Variant("4-bit weights", (QuantizeWeights(bits=4),), 5.0, for_size),
     "low-rank": Variant("low rank", (Factorize(),), 32.0, where_nothing_was_healed),
 }
@@ -126,7 +141,8 @@ def add_variant(job: Job, forms: Forms, name: str, progress: Progress) -> None:
             problems = technique.preflight(model, job.task, job.device)
             if problems:
                 raise TenfoldError("; ".join(map(str, problems)))
-            applied = technique.apply(model, job.task, job.run(progress))
+            seconds = job.clock.left() - seconds_needed(job)
+            applied = technique.apply(model, job.task, job.run(progress, seconds))
             model, steps = applied.model, (*steps, Step(technique, applied.resolved))
             if not is_final(technique):  # integers count as what they were
                 counts = profile(model, job.task.zeros(job.device.batch))
