@@ -25,6 +25,7 @@ from tenfold.training.recipes import (
     training_recipe_names,
 )
 from tenfold.training.result import CurvePoint, TrainingResult
+from tenfold.training.rules import find_rule
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
@@ -54,6 +55,7 @@ __all__ = [
     "faithful_views",
     "fastest_precision",
     "feature_loss",
+    "find_rule",
     "fingerprint",
     "fit",
     "hard_loss",
