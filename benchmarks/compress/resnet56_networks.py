@@ -36,7 +36,7 @@ from tenfold.cost import profile
 from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
-from tenfold.training import Augmentation, Course, Precision, Sgd, Teaching, TrainingRecipe, fastest_precision
+from tenfold.training import Augmentation, Course, Precision, Sgd, TrainingRecipe, fastest_precision
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
 
@@ -51,8 +51,9 @@ RECIPE = TrainingRecipe(
     optimizer=Sgd(0.1, 0.9, 5e-4),
     warmup=0.05,
     augmentation=Augmentation(padding=4, flip=True),
+    teaching=0.9,
+    temperature=4.0,
 )
-TEACH = {"temperature": 4.0, "alpha": 0.1}
 
 
 @dataclass
@@ -72,8 +73,9 @@ class Bench:
         if rate is not None:
             recipe = replace(recipe, optimizer=replace(RECIPE.optimizer, learning_rate=rate))
         teacher = copy.deepcopy(self.original).to(self.device).eval().requires_grad_(False)
-        return Course(self.data["train"], recipe, precision=self.precision, teaching=Teaching(teacher, **TEACH),
-                      seed=seed, graph=graph)  # fmt: skip
+        return Course(
+            self.data["train"], recipe, precision=self.precision, teacher=teacher, seed=seed, graph=graph
+        )
 
     def healed(self, model: nn.Module, epochs: float, seed: int) -> nn.Module:
         """A copy of `model` after so many passes; single weights that are zero stay zero."""
