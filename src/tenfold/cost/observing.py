@@ -93,7 +93,7 @@ def observe(
     repeated = 0
     drawn = calibration_networks.samples(seed, BATCHES[device.kind], CHAIN_WORK[device.kind])
     gc.collect()
-    while time.monotonic() < deadline:
+    while not found or time.monotonic() < deadline:
         sample = next(drawn)
         progress(
             (time.monotonic() - started) / (deadline - started), f"timing {sample.kind}, {len(found)} done"
