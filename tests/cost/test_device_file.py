@@ -78,8 +78,8 @@ def test_a_target_alone_can_be_saved(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: {**data, "version": 0}, "format version 0"),
-        (lambda data: {**data, "version": 2}, "format version 2"),
+        (lambda data: {**data, "version": 1}, "format version 1"),
+        (lambda data: {**data, "version": 3}, "format version 3"),
         (lambda data: {**data, "format": "other"}, "no device file"),
         (lambda data: [data], "no device file"),
         (lambda data: {k: v for k, v in data.items() if k != "machine"}, "'machine' is missing"),

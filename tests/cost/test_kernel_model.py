@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -11,23 +12,24 @@ import torch
 from torch import nn
 
 from tenfold.cost import Device, annotate, catalogue_device, predict_network, profile, roofline_ms
-from tenfold.cost.calibrating import Observation, fitted_calibration, observe, reference_of
+from tenfold.cost.calibrating import fitted_calibration, reference_of
 from tenfold.cost.calibration import Noise
 from tenfold.cost.calibration_networks import samples
 from tenfold.cost.device import Machine
 from tenfold.cost.fused_kernels import fused_kernels
-from tenfold.cost.kernel_model import (
+from tenfold.cost.kernel_model import fit, kernel_seconds, log_gradient, totals
+from tenfold.cost.kernel_terms import (
     Reference,
-    fit,
     hats,
-    kernel_seconds,
-    log_gradient,
+    network_terms,
     padded_macs,
     parameter_names,
     prior_spread,
-    terms_of,
-    total_seconds,
+    single_terms,
+    stacked,
 )
+from tenfold.cost.observing import Observation, observe
+from tenfold.cost.probing import eager
 from tenfold.cost.roofline import MemoryLevel
 from tenfold.cost.workload import eager_kernels
 from tenfold.errors import DeviceError
@@ -46,50 +48,64 @@ def counted() -> list:
     ]
 
 
-def truth(terms, parameters, reference=REFERENCE) -> float:
-    return total_seconds(
-        kernel_seconds(terms, parameters), reference.call_s * math.exp(parameters[0]), reference
-    )[0]
+def truth(terms, parameters, reference=REFERENCE) -> np.ndarray:
+    return totals(terms, kernel_seconds(terms, parameters), parameters, reference).seconds
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_the_gradient_is_that_of_finite_differences(counted, asynchronous):
     reference = replace(REFERENCE, asynchronous=asynchronous, floor_s=1e-6)
-    terms = terms_of(eager_kernels(counted[10][1].operators), reference)
+    kernels = eager_kernels(counted[10][1].operators)
+    terms = stacked([network_terms(kernels, reference, 30, 20), single_terms(kernels[:3], reference)])
     parameters = np.random.default_rng(0).normal(size=len(parameter_names())) * 0.2
     log, slope = log_gradient(terms, parameters, reference)
-    assert log == pytest.approx(math.log(truth(terms, parameters, reference)))
-    for number in np.flatnonzero(slope)[::7]:
+    assert log == pytest.approx(np.log(truth(terms, parameters, reference)))
+    for number in np.flatnonzero(np.abs(slope).max(axis=0))[::5]:
         step = np.zeros_like(parameters)
         step[number] = 1e-5
         up, down = (log_gradient(terms, parameters + sign * step, reference)[0] for sign in (1, -1))
-        assert slope[number] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-8)
+        assert slope[:, number] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-8)
+
+
+def test_rows_are_the_same_alone_and_together(counted):
+    parts = [network_terms(eager_kernels(one.operators), REFERENCE, 5, 7) for _, one in counted[:6]]
+    together = stacked(parts)
+    zero = np.zeros(len(parameter_names()))
+    assert truth(together, zero) == pytest.approx([truth(part, zero)[0] for part in parts])
+    kept = np.array([False, True, True, False, False, True])
+    assert truth(together.taken(kept), zero) == pytest.approx(truth(together, zero)[kept])
+
+
+def test_kernels_timed_alone_sum_to_the_network_without_its_calls(counted):
+    kernels = eager_kernels(counted[10][1].operators)
+    zero = np.zeros(len(parameter_names()))
+    alone = truth(single_terms(kernels, REFERENCE), zero)
+    whole = truth(network_terms(kernels, REFERENCE, 10, 20), zero)[0]
+    assert alone.sum() == pytest.approx(whole - REFERENCE.calls_s @ [1, 10, 20])
 
 
 def test_a_known_machine_is_recovered_on_networks_that_the_fit_has_not_seen(counted):
     generator = np.random.default_rng(1)
     known = generator.normal(size=len(parameter_names())) * prior_spread() * 0.5
-    rows = [terms_of(eager_kernels(one.operators), REFERENCE) for _, one in counted]
-    times = [truth(row, known) for row in rows]
-    seen = [number for number, (sample, _) in enumerate(counted) if not (sample.network and number % 3 == 0)]
-    fitted = fit([rows[n] for n in seen], [times[n] for n in seen], [0.02] * len(seen), REFERENCE)
-    unseen = [number for number in range(len(counted)) if number not in seen]
-    assert len(unseen) >= 4
-    errors = [math.exp(log_gradient(rows[n], fitted.parameters, REFERENCE)[0]) / times[n] - 1 for n in unseen]
-    plain = [math.exp(log_gradient(rows[n], 0 * known, REFERENCE)[0]) / times[n] - 1 for n in unseen]
+    rows = stacked([network_terms(eager_kernels(one.operators), REFERENCE) for _, one in counted])
+    times = truth(rows, known)
+    networks = [number for number, (sample, _) in enumerate(counted) if sample.network]
+    seen = ~np.isin(np.arange(len(counted)), networks[::3])
+    fitted = fit(rows.taken(seen), times[seen], np.full(seen.sum(), 0.02), REFERENCE)
+    assert (~seen).sum() >= 4
+    unseen = rows.taken(~seen)
+    errors = truth(unseen, fitted.parameters) / times[~seen] - 1
+    plain = truth(unseen, 0 * known) / times[~seen] - 1
     assert np.mean(np.abs(errors)) < 0.1 < np.mean(np.abs(plain))
 
 
 def test_one_wild_measurement_does_not_bend_the_fit(counted):
-    rows = [terms_of(eager_kernels(one.operators), REFERENCE) for _, one in counted]
-    zero = np.zeros(len(parameter_names()))
-    times = [truth(row, zero) for row in rows]
-    bent = [time * (30.0 if number == 5 else 1.0) for number, time in enumerate(times)]
-    fitted = fit(rows, bent, [0.05] * len(rows), REFERENCE)
-    errors = [
-        abs(log_gradient(row, fitted.parameters, REFERENCE)[0] - math.log(time))
-        for row, time in zip(rows, times, strict=True)
-    ]
+    rows = stacked([network_terms(eager_kernels(one.operators), REFERENCE) for _, one in counted])
+    times = truth(rows, np.zeros(len(parameter_names())))
+    bent = times.copy()
+    bent[5] *= 30.0
+    fitted = fit(rows, bent, np.full(len(bent), 0.05), REFERENCE)
+    errors = np.abs(np.log(truth(rows, fitted.parameters) / times))
     assert np.median(errors) < 0.05
 
 
@@ -99,8 +115,8 @@ def test_calibration_states_an_error_that_it_found_on_the_unseen(counted):
     known = generator.normal(size=len(parameter_names())) * 0.3
     found = []
     for sample, one in counted * 2:
-        terms = terms_of(eager_kernels(one.operators), REFERENCE)
-        time = truth(terms, known) * math.exp(0.05 * generator.normal())
+        terms = network_terms(eager_kernels(one.operators), REFERENCE)
+        time = truth(terms, known)[0] * math.exp(0.05 * generator.normal())
         found.append(Observation(sample.kind, sample.network, one.operators, time, 0.05))
     calibration = fitted_calibration(device, found, Noise(0.02), REFERENCE, 0.0)
     assert calibration.unseen.networks == sum(one.network for one in found)
@@ -119,22 +135,19 @@ def test_calibration_states_an_error_that_it_found_on_the_unseen(counted):
 
 
 def test_real_work_is_observed():
-    device = Device("cpu", "torch")
-
-    def prepare(module, inputs):
-        def run():
-            with torch.inference_mode():
-                module(inputs)
-
-        return run
-
     import time
 
+    device = Device("cpu", "torch")
     now = time.monotonic()
-    found, noise = observe(device, prepare, now, now + 1.0, 0, lambda share, text: None)
+    found, noise = observe(device, eager(device), now, now + 1.0, 0, lambda share, text: None)
     assert found
     assert all(one.seconds > 0 and one.operators for one in found)
     assert noise.spread >= 0
+    for one in found:
+        assert one.times is not None
+        assert len(one.times.work) == len(one.operators)
+        assert min(one.times.work) > 0
+        assert Observation.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
 def test_samples_are_the_same_for_the_same_seed():

@@ -10,6 +10,7 @@ import typer
 from tenfold.cli.options import Debug, Threads, err, out
 
 Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, or torch for eager PyTorch")]
+DEFAULT = "devices/cpu-onnxruntime-1.json"
 
 
 def calibrate(
@@ -48,7 +49,10 @@ def calibrate(
 
 def bench(
     networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="timm:NAME, zoo:NAME, …")],
-    device: Annotated[str, typer.Option("--device", help="a device file of tenfold calibrate")],
+    device: Annotated[
+        str,
+        typer.Option("--device", help="a device file of tenfold calibrate; by default where that writes it"),
+    ] = DEFAULT,
     shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
     predict: Annotated[
         bool, typer.Option("--predict", help="hold the predictions against the measurements")

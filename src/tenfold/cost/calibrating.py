@@ -3,52 +3,34 @@
 from __future__ import annotations
 
 import datetime
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from tenfold.cost import calibration_networks
-from tenfold.cost.calibration import Calibration, Noise, unseen_error
-from tenfold.cost.count import profile
+from tenfold.cost.calibration import Calibration, Noise, conformal_spread, unseen_error
 from tenfold.cost.cpu import cpu_features
 from tenfold.cost.device import Device
-from tenfold.cost.kernel_model import Fitted, Reference, Terms, fit, log_gradient, terms_of
+from tenfold.cost.kernel_model import Fitted, fit, log_gradient
+from tenfold.cost.kernel_terms import Array, Reference, Terms, network_terms, single_terms, stacked
 from tenfold.cost.launches import kernels_of
-from tenfold.cost.probing import eager, heartbeat, probe, settle_allocator
+from tenfold.cost.observing import TORCH_DTYPES, Observation, Prepare, observe
+from tenfold.cost.probing import eager, probe, settle_allocator
 from tenfold.cost.provenance import environment
-from tenfold.cost.record import OperatorCost
 from tenfold.cost.roofline import Machine
+from tenfold.cost.workload import eager_kernels
 from tenfold.errors import DeviceError
 
-Prepare = Callable[[nn.Module, Tensor], Callable[[], Any]]
 Progress = Callable[[float, str], None]
 
-FIT_SHARE = 0.25  # of the time, kept for the fit and for its check
-CALLS_S = 0.08  # spent on timing one sample
-MIN_CALLS, MAX_CALLS = 3, 40
-DISTURBED = 1.25  # times the usual heartbeat: the sample is timed again
-CHAIN_NOISE, NETWORK_NOISE = 0.10, 0.04  # spread of the logarithm that the model is allowed
-FOLDS = 5
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BATCHES = {"cpu": (1, 1, 8, 4, 2), "cuda": (1, 1, 8, 32, 256)}
-CHAIN_WORK = {"cpu": 6e8, "cuda": 2e11}  # multiply-adds of one chain, at most
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A sample as counted and as timed: the median call, and half the interquartile range over it."""
-
-    kind: str
-    network: bool
-    operators: tuple[OperatorCost, ...]
-    seconds: float
-    spread: float
+FIT_SHARE = 0.12  # of the time, kept for the fit and for its check
+# Spread of the logarithm that the model is allowed, and what the clock and the watching of a kernel may add.
+CHAIN_NOISE, NETWORK_NOISE, KERNEL_NOISE = 0.10, 0.04, 0.15
+CLOCK_S, SHORTEST_S = 3e-6, 1e-6
+MIN_NETWORKS = 10
 
 
 def calibrate(
@@ -106,88 +88,87 @@ def vector_block() -> int:
     return 16 if "avx512f" in features else 8 if "avx2" in features else 4
 
 
-def observe(
-    device: Device,
-    prepare: Prepare,
-    started: float,
-    deadline: float,
-    seed: int,
-    progress: Progress,
-    dtype: str = "fp32",
-) -> tuple[list[Observation], Noise]:
-    """Time samples until the deadline, with a heartbeat before and after each."""
-    beat = heartbeat(device)
-    beats = [beat() for _ in range(20)][5:]
-    found: list[Observation] = []
-    repeated = 0
-    drawn = calibration_networks.samples(seed, BATCHES[device.kind], CHAIN_WORK[device.kind])
-    gc.collect()
-    while time.monotonic() < deadline:
-        sample = next(drawn)
-        progress(
-            (time.monotonic() - started) / (deadline - started), f"timing {sample.kind}, {len(found)} done"
+@dataclass(frozen=True)
+class Measured:
+    """All that was timed as rows of terms: samples whole, and their kernels alone."""
+
+    terms: Terms
+    seconds: Array
+    noise: Array
+    sample: NDArray[np.int64]  # of each row
+    whole: NDArray[np.bool_]  # whether a row is a whole sample
+
+    def without(self, samples: Sequence[int]) -> Measured:
+        """The rows of all other samples."""
+        return self._taken(~np.isin(self.sample, samples))
+
+    def only(self, samples: Sequence[int]) -> Measured:
+        """The whole rows of these samples, in their order."""
+        return self._taken(np.isin(self.sample, samples) & self.whole)
+
+    def _taken(self, kept: NDArray[np.bool_]) -> Measured:
+        return Measured(
+            self.terms.taken(kept), self.seconds[kept], self.noise[kept], self.sample[kept], self.whole[kept]
         )
-        module, inputs = sample.module.to(TORCH_DTYPES[dtype]), sample.inputs().to(TORCH_DTYPES[dtype])
-        operators = profile(module, inputs).operators
-        call = prepare(module, inputs)
-        usual = float(np.median(beats))
-        timed, after = _timed(call), beat()
-        if max(beats[-1], after) > DISTURBED * usual and time.monotonic() < deadline:
-            again = _timed(call)
-            timed, repeated = min(timed, again), repeated + 1
-        beats.append(after)
-        found.append(Observation(sample.kind, sample.network, operators, *timed))
-    quarter, middle, three = np.quantile(beats, [0.25, 0.5, 0.75])
-    return found, Noise(float((three - quarter) / 2 / middle), repeated)
 
 
-def _timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """The median of several calls, and half their interquartile range over it; the first two only warm up."""
-    call()
-    begun = time.perf_counter()
-    call()
-    once = time.perf_counter() - begun
-    times = []
-    for _ in range(int(np.clip(CALLS_S / max(once, 1e-7), MIN_CALLS, MAX_CALLS))):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
-    return float(median), float((high - low) / 2 / median)
+def measured_rows(device: Device, found: Sequence[Observation], reference: Reference) -> Measured:
+    """The rows of all observations. Of a runtime that fuses, samples are what it is predicted to launch."""
+    terms: list[Terms] = []
+    seconds: list[float] = []
+    noise: list[float] = []
+    sample: list[int] = []
+    whole: list[bool] = []
+    for number, one in enumerate(found):
+        kernels = kernels_of(one.operators, device, reference.block)
+        views, modules = (one.views, one.module_calls) if device.runtime == "torch" else (0, 0)
+        terms.append(network_terms(kernels, reference, views, modules))
+        seconds.append(one.seconds)
+        noise.append(float(np.hypot(NETWORK_NOISE if one.network else CHAIN_NOISE, min(one.spread, 0.5))))
+        sample.append(number)
+        whole.append(True)
+        if one.times is None:
+            continue
+        alone = eager_kernels(one.times.operators or one.operators)
+        terms.append(single_terms(alone, reference))
+        seconds += [max(time, SHORTEST_S) for time in one.times.work]
+        noise += [float(np.hypot(KERNEL_NOISE, CLOCK_S / max(time, SHORTEST_S))) for time in one.times.work]
+        sample += [number] * len(alone)
+        whole += [False] * len(alone)
+    return Measured(stacked(terms), np.array(seconds), np.array(noise), np.array(sample), np.array(whole))
 
 
 def fitted_calibration(
     device: Device, found: Sequence[Observation], noise: Noise, reference: Reference, started: float
 ) -> Calibration:
-    """Fit to everything, and find the error by fits that each left out a fifth of the networks."""
+    """Fit to everything, and find the error by fits that each left out the networks of one kind.
+
+    The interval is conformal: as wide as the errors on kinds never seen ask for. Its coverage is stated for each
+    kind by the width that the other kinds ask for.
+    """
     networks = [number for number, one in enumerate(found) if one.network]
-    if len(networks) < 2 * FOLDS:
+    kinds = sorted({found[number].kind for number in networks})
+    if len(networks) < MIN_NETWORKS or len(kinds) < 2:
         raise DeviceError(
             f"only {len(networks)} networks could be timed in the time given; give calibration more seconds"
         )
-    rows = [terms_of(kernels_of(one.operators, device, reference.block), reference) for one in found]
-    seconds = [one.seconds for one in found]
-    spreads = [
-        float(np.hypot(NETWORK_NOISE if one.network else CHAIN_NOISE, min(one.spread, 0.5))) for one in found
-    ]
-    whole = fit(rows, seconds, spreads, reference)
-    predicted, widths = {}, {}
-    for fold in range(FOLDS):
-        left_out = set(networks[fold::FOLDS])
-        kept = [number for number in range(len(found)) if number not in left_out]
-        part = fit(
-            [rows[n] for n in kept], [seconds[n] for n in kept], [spreads[n] for n in kept], reference,
-            start=whole.parameters, steps=12,
-        )  # fmt: skip
-        for number in left_out:
-            predicted[number], widths[number] = predicted_log(rows[number], part, reference)
-    residuals = np.array([predicted[n] - np.log(seconds[n]) for n in networks])
-    spread = float(np.sqrt(np.mean(np.minimum(np.abs(residuals), 0.5) ** 2)))
-    error = unseen_error(
-        [float(np.exp(predicted[n])) for n in networks],
-        [seconds[n] for n in networks],
-        [float(np.hypot(spread, widths[n])) for n in networks],
-    )
+    rows = measured_rows(device, found, reference)
+    whole = fit(rows.terms, rows.seconds, rows.noise, reference)
+    logs, widths, truths, groups = [], [], [], []
+    for kind in kinds:
+        left_out = [number for number in networks if found[number].kind == kind]
+        kept, unseen = rows.without(left_out), rows.only(left_out)
+        part = fit(kept.terms, kept.seconds, kept.noise, reference, start=whole.parameters, steps=12)
+        log, width = predicted_logs(unseen.terms, part, reference)
+        logs.append(log)
+        widths.append(width)
+        truths.append(unseen.seconds)
+        groups += [kind] * len(left_out)
+    predicted, width, truth = np.concatenate(logs), np.concatenate(widths), np.concatenate(truths)
+    errors, kind_of = np.abs(predicted - np.log(truth)), np.array(groups)
+    others = {kind: conformal_spread(errors[kind_of != kind], width[kind_of != kind]) for kind in kinds}
+    error = unseen_error(np.exp(predicted), truth, np.hypot([others[kind] for kind in groups], width))
+    spread = conformal_spread(errors, width)
     return Calibration(
         reference,
         Fitted(whole.parameters, whole.covariance, spread),
@@ -200,7 +181,7 @@ def fitted_calibration(
     )
 
 
-def predicted_log(terms: Terms, fitted: Fitted, reference: Reference) -> tuple[float, float]:
-    """The logarithm of the predicted seconds, and its standard deviation from the parameters' uncertainty."""
-    log, slope = log_gradient(terms, fitted.parameters, reference)
-    return log, float(np.sqrt(slope @ fitted.covariance @ slope))
+def predicted_logs(terms: Terms, fitted: Fitted, reference: Reference) -> tuple[Array, Array]:
+    """The logarithm of the predicted seconds of rows, and its standard deviation from the parameters' uncertainty."""
+    logs, slopes = log_gradient(terms, fitted.parameters, reference)
+    return logs, np.sqrt(np.einsum("ri,ij,rj->r", slopes, fitted.covariance, slopes, optimize=True))

@@ -9,11 +9,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tenfold.cost.kernel_model import Fitted, Reference, parameter_names
+from tenfold.cost.kernel_model import Fitted
+from tenfold.cost.kernel_terms import Reference, parameter_names
 from tenfold.cost.statistics import spearman
 
 LOADED = 0.08  # of the reference work's time: above this spread the machine is not quiet
+COVERAGE = 0.9
 COVERAGE_Z = 1.6448536  # 90% of a normal distribution lies within so many standard deviations
 
 
@@ -121,7 +124,9 @@ class Calibration:
 
 
 def unseen_error(
-    predicted: Sequence[float], measured: Sequence[float], spreads: Sequence[float]
+    predicted: Sequence[float] | NDArray[Any],
+    measured: Sequence[float] | NDArray[Any],
+    spreads: Sequence[float] | NDArray[Any],
 ) -> UnseenError:
     """The error of predictions, each with the standard deviation of its logarithm, against measurements."""
     p, m, s = (np.asarray(values, dtype=np.float64) for values in (predicted, measured, spreads))
@@ -136,6 +141,14 @@ def unseen_error(
         spread=spread,
         coverage=float(inside.mean()),
     )
+
+
+def conformal_spread(errors: NDArray[Any], widths: NDArray[Any]) -> float:
+    """The standard deviation to add to each of `widths` so that the 90% interval holds 90% of `errors` (absolute, of
+    the logarithm): the rank ⌈0.9·(n + 1)⌉ of what each error asks for (Vovk, Gammerman & Shafer 2005; split conformal).
+    """
+    asked = np.sort(np.sqrt(np.maximum((errors / COVERAGE_Z) ** 2 - widths**2, 0.0)))
+    return float(asked[min(len(asked), math.ceil(COVERAGE * (len(asked) + 1))) - 1])
 
 
 def _short(value: float, digits: int) -> float:

@@ -52,6 +52,48 @@ class SelfAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
 
+class WindowAttention(nn.Module):
+    """Attention written out, with a bias on the scores, within windows of so many tokens."""
+
+    def __init__(self, width: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.zeros(1, heads, window, window))
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, width = x.shape, x.shape[2]
+        q, k, v = (
+            self.qkv(x.reshape(-1, self.window, width))
+            .reshape(-1, self.window, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
+        scale = (width // self.heads) ** -0.25
+        scores = (q * scale) @ (k.transpose(2, 3) * scale) + self.bias
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(-1, self.window, width)
+        return self.out(mixed).reshape(whole)
+
+
+class Scaled(nn.Module):
+    """x times a weight for each channel of maps (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Moved(nn.Module):
+    """Square maps rolled along both sides, transposed and laid beside themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = x.shape[2] // 2
+        return torch.cat((x, x.roll((half, half), (2, 3)).transpose(2, 3).contiguous()), 1)
+
+
 class Transposed(nn.Module):
     """Apply a module with two dimensions exchanged (of 3), or with channels last (of 4)."""
 

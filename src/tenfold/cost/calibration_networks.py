@@ -6,9 +6,10 @@ that were never used. A seed gives the same sequence everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,16 @@ from torch import Tensor, nn
 from tenfold.cost.calibration_blocks import (
     Concatenated,
     MeanOfTokens,
+    Scaled,
     SelfAttention,
     Shortcut,
     SqueezeExcite,
     Tokens,
     Transposed,
+    WindowAttention,
     convolution,
 )
-
-SIDES = (112, 56, 28, 14, 7)
-WIDTHS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 480, 512, 640, 768, 960)
-ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU)
+from tenfold.cost.calibration_chains import CHAINS
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,24 @@ class Sample:
 
 
 def samples(seed: int, batches: tuple[int, ...], work: float) -> Iterator[Sample]:
-    """An endless sequence: one network after every few chains. `work` is the most MACs that a chain may have."""
+    """An endless sequence: a network after every two chains. `work` is the most MACs that a chain may have."""
     random = Random(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        chains, networks = _turns(CHAINS, random), _turns(NETWORKS, random)
         while True:
-            for make in random.sample(CHAINS, len(CHAINS)):
-                yield _chain(make, random, random.choice(batches), work)
-            for make_network in random.sample(NETWORKS, 3):
-                module, side = make_network(random)
-                yield Sample(
-                    make_network.__name__, module.eval(), (random.choice(batches), 3, side, side), True
-                )
+            for _ in range(2):
+                yield _chain(next(chains), random, random.choice(batches), work)
+            make_network = next(networks)
+            module, side = make_network(random)
+            shape = (random.choice(batches), 3, side, side)
+            yield Sample(make_network.__name__, module.eval(), shape, True)
+
+
+def _turns(kinds: Sequence[Any], random: Random) -> Iterator[Any]:
+    """All kinds in a random order, again and again."""
+    while True:
+        yield from random.sample(kinds, len(kinds))
 
 
 def _chain(
@@ -70,106 +76,6 @@ def _chain(
         module, shape, macs = make(random)
         if macs * batch <= work:
             return Sample(make.__name__, module.eval(), (batch, *shape))
-
-
-# ---- chains: (module, shape of one example, its multiply-adds) --------------------------------------------------
-
-Chain = tuple[nn.Module, tuple[int, ...], float]
-
-
-def convolutions(random: Random) -> Chain:
-    """Two dense convolutions, there and back."""
-    side, kernel = random.choice(SIDES), random.choice((3, 3, 3, 5, 2))
-    a, b = (random.choice([width for width in WIDTHS if width * side <= 4000]) for _ in range(2))
-    stride = random.choice((1, 1, 2))
-    layers = nn.Sequential(
-        nn.Conv2d(a, b, kernel, stride, kernel // 2), nn.ReLU(), nn.Conv2d(b, a, kernel, 1, kernel // 2)
-    )
-    return layers, (a, side, side), 2.0 * a * b * (kernel * side / stride) ** 2
-
-
-def pointwise(random: Random) -> Chain:
-    """A narrow and a wide convolution of 1×1."""
-    side = random.choice(SIDES)
-    a = random.choice([width for width in WIDTHS if width * side <= 6000])
-    b = random.choice((a, 2 * a, 4 * a, 6 * a, max(8, a // 4)))
-    layers = nn.Sequential(nn.Conv2d(a, b, 1), nn.ReLU(), nn.Conv2d(b, a, 1))
-    return layers, (a, side, side), 2.0 * a * b * side**2
-
-
-def depthwise(random: Random) -> Chain:
-    """Three depthwise convolutions."""
-    side, kernel, stride = random.choice(SIDES), random.choice((3, 3, 5, 7)), random.choice((1, 1, 2))
-    channels = random.choice([width for width in (*WIDTHS, 1152, 1536) if width * side <= 12000])
-    layers = nn.Sequential(
-        nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels),
-        nn.ReLU6(),
-        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels),
-    )
-    return layers, (channels, side, side), 3.0 * channels * (kernel * side) ** 2
-
-
-def grouped(random: Random) -> Chain:
-    """A grouped convolution between two of 1×1."""
-    side, size = random.choice(SIDES), random.choice((4, 8, 16, 24, 32, 48, 64))
-    channels = size * random.choice((2, 4, 8, 16, 32))
-    layers = nn.Sequential(
-        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels // size),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels // size),
-    )
-    return layers, (channels, side, side), 18.0 * channels * size * side**2
-
-
-def stem(random: Random) -> Chain:
-    """The first convolution of a network, and a pooling."""
-    side, (kernel, stride) = (
-        random.choice((128, 160, 224)),
-        random.choice(((7, 2), (3, 2), (3, 1), (4, 4), (16, 16))),
-    )
-    channels = random.choice((16, 24, 32, 48, 64, 96))
-    layers = nn.Sequential(
-        nn.Conv2d(3, channels, kernel, stride, kernel // 2 if kernel % 2 else 0),
-        nn.ReLU(),
-        nn.MaxPool2d(3, 2, 1),
-    )
-    return layers, (3, side, side), 3.0 * channels * (kernel * side / stride) ** 2
-
-
-def linear(random: Random) -> Chain:
-    """A perceptron of one hidden layer on each of many tokens, or on one."""
-    rows = random.choice((1, 1, 16, 49, 64, 144, 196, 784))
-    width = random.choice(
-        (64, 96, 128, 192, 256, 384, 512, 768, 1024) if rows > 1 else (128, 512, 1280, 2048, 4096)
-    )
-    hidden = random.choice((width, 2 * width, 4 * width)) if width < 2048 else 4096
-    layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-    shape = (rows, width) if rows > 1 else (width,)
-    return layers, shape, 2.0 * rows * width * hidden
-
-
-def norms(random: Random) -> Chain:
-    """Norms and activations over tokens."""
-    rows, width = random.choice((16, 49, 196, 784, 3136)), random.choice((64, 96, 192, 384, 768))
-    layers = nn.Sequential(
-        nn.LayerNorm(width), random.choice(ACTIVATIONS)(), nn.LayerNorm(width), nn.Softmax(-1)
-    )
-    return layers, (rows, width), 4.0 * rows * width
-
-
-def pointwise_functions(random: Random) -> Chain:
-    """Batch norm, activations and a shortcut over maps."""
-    side = random.choice(SIDES)
-    channels = random.choice([width for width in WIDTHS if width * side <= 8000])
-    layers = nn.Sequential(
-        nn.BatchNorm2d(channels),
-        random.choice(ACTIVATIONS)(),
-        Shortcut(nn.BatchNorm2d(channels), activation=nn.ReLU()),
-        nn.MaxPool2d(2),
-    )
-    return layers, (channels, side, side), 6.0 * channels * side**2
 
 
 # ---- networks: (module, side of the image) -----------------------------------------------------------------------
@@ -311,7 +217,8 @@ def modern_network(random: Random) -> Network:
                         )
                     )
                 ]
-            stages.append(Shortcut(nn.Sequential(window, *perceptron)))
+            scale = [Scaled(outer)] if random.random() < 0.5 else []
+            stages.append(Shortcut(nn.Sequential(window, *perceptron, *scale)))
         channels = outer
     return nn.Sequential(*stages, *_head(channels)), _side(random)
 
@@ -331,6 +238,22 @@ def transformer(random: Random) -> Network:
         )
         stages += [
             Shortcut(nn.Sequential(nn.LayerNorm(width), SelfAttention(width, max(1, width // head)))),
+            Shortcut(mlp),
+        ]
+    return nn.Sequential(*stages, nn.LayerNorm(width), MeanOfTokens(), nn.Linear(width, 1000)), side
+
+
+def windowed_transformer(random: Random) -> Network:
+    """Attention within windows of 7×7 patches."""
+    head = 32
+    width, patch, side = random.choice((64, 96, 128, 192)), random.choice((4, 8)), random.choice((112, 224))
+    stages: list[nn.Module] = [nn.Conv2d(3, width, patch, patch), Tokens(width, (side // patch) ** 2)]
+    for _ in range(random.choice((1, 2))):
+        mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        stages += [
+            Shortcut(nn.Sequential(nn.LayerNorm(width), WindowAttention(width, width // head, 49))),
             Shortcut(mlp),
         ]
     return nn.Sequential(*stages, nn.LayerNorm(width), MeanOfTokens(), nn.Linear(width, 1000)), side
@@ -358,19 +281,7 @@ def _rounded(channels: float) -> int:
     return max(8, int(channels + 4) // 8 * 8)
 
 
-CHAINS = [
-    convolutions,
-    pointwise,
-    depthwise,
-    grouped,
-    stem,
-    linear,
-    norms,
-    pointwise_functions,
-    pointwise,
-    depthwise,
-]
 NETWORKS = [
-    residual_network, mobile_network, plain_network, dense_network, modern_network, transformer, mixer,
+    residual_network, mobile_network, plain_network, dense_network, modern_network, transformer, windowed_transformer, mixer,
     residual_network, mobile_network,
 ]  # fmt: skip

@@ -153,6 +153,8 @@ def _summary(
         peak_tensors=live_tensors(
             counter.liveness.at_peak(), counter.liveness.sizes, operators, counter.storages_used
         ),
+        views=counter.views,
+        module_calls=counter.module_calls,
     )
 
 

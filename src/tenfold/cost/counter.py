@@ -35,6 +35,7 @@ class Counter(TorchDispatchMode):
         self.operators: list[OperatorCost] = []
         self.storages_used: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.unknown: set[str] = set()
+        self.views = 0
         self.liveness = Liveness()
         self.causality = Causality()
         self.param_sizes: dict[int, int] = {}
@@ -47,6 +48,11 @@ class Counter(TorchDispatchMode):
         self._packed: dict[int, list[int]] = {}  # module -> numbers of the parameters that it keeps packed
         self._weights: set[int] = set()  # storages of parameters and buffers
         self._makers: dict[int, int] = {}  # storage -> the operator that wrote it last
+
+    @property
+    def module_calls(self) -> int:
+        """How many modules have run."""
+        return self._modules.calls
 
     def add_weight(self, tensor: Tensor, name: str = "") -> Tensor:
         """Take in a parameter or a buffer with its qualified name; its stand-in."""
@@ -157,7 +163,8 @@ class Counter(TorchDispatchMode):
         name = arithmetic.operator_name(func)
         short = name.removeprefix("aten::")
         if not written or short in operators.ALLOCATIONS:
-            return  # a view, or memory set aside
+            self.views += 1  # or memory set aside
+            return
         macs = masked = other_flops = 0
         shapes, named = tree_map(_shape, (args, kwargs))
         if formula is None:

@@ -18,7 +18,7 @@ from tenfold.files import write_json
 
 KINDS = ("cpu", "cuda", "tpu", "npu")
 RUNTIMES = ("onnxruntime", "torch")
-FORMAT, VERSION = "tenfold-device", 1
+FORMAT, VERSION = "tenfold-device", 2
 
 
 @dataclass(frozen=True)

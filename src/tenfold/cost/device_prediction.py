@@ -11,7 +11,8 @@ import numpy as np
 
 from tenfold.cost.calibration import COVERAGE_Z, Calibration
 from tenfold.cost.device import Device
-from tenfold.cost.kernel_model import kernel_seconds, log_gradient, terms_of, total_seconds
+from tenfold.cost.kernel_model import kernel_seconds, log_gradient, totals
+from tenfold.cost.kernel_terms import network_terms
 from tenfold.cost.launches import kernels_of
 from tenfold.cost.predict import Prediction
 from tenfold.cost.record import Profile
@@ -117,17 +118,21 @@ def _calibrated(profile: Profile, device: Device, calibration: Calibration) -> N
     reference, fitted = calibration.reference, calibration.fitted
     kernels = kernels_of(profile.operators, device, reference.block)
     _check_type(kernels, reference.dtype, profile.network)
-    terms = terms_of(kernels, reference)
+    views, modules = (profile.views, profile.module_calls) if device.runtime == "torch" else (0, 0)
+    terms = network_terms(kernels, reference, views, modules)
     _log, slope = log_gradient(terms, fitted.parameters, reference)
-    uncertain = float(slope @ fitted.covariance @ slope)
-    spread = math.sqrt(uncertain + fitted.residual**2 + calibration.noise.spread**2)
+    uncertain = float(slope[0] @ fitted.covariance @ slope[0])
+    # The errors that the spread comes from hold the noise of a quiet machine; a busy one is less sure still.
+    noise = calibration.noise.spread if calibration.noise.loaded else 0.0
+    spread = math.sqrt(uncertain + fitted.residual**2 + noise**2)
     seconds = kernel_seconds(terms, fitted.parameters)
-    call_s = reference.call_s * math.exp(fitted.parameters[0])
-    total, by_launching, by_work = total_seconds(seconds, call_s, reference)
+    total = totals(terms, seconds, fitted.parameters, reference)
     # Where launching and work overlap, each kernel gets the share of the total that it is answerable for.
-    seconds = seconds * np.array([by_launching, by_work, by_work, by_work])
+    launching, work = float(total.by_launching[0]), float(total.by_work[0])
+    seconds = seconds * np.array([launching, work, work, work])
     table = np.stack([seconds[:, 1], seconds[:, 2] + seconds[:, 3], seconds[:, 0]], axis=1) * 1e3
-    return _made(kernels, table, 1e3 * total, spread, 1e3 * call_s, CALIBRATED)
+    ms = 1e3 * float(total.seconds[0])
+    return _made(kernels, table, ms, spread, ms - float(table.sum()), CALIBRATED)
 
 
 def _roofline(profile: Profile, device: Device, machine: Machine) -> NetworkPrediction:

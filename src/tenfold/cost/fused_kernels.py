@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+from tenfold.cost.exported_kernels import as_convolution, exported, network_batch
 from tenfold.cost.record import OperatorCost
 from tenfold.cost.workload import Kernel, kernel_of
 
@@ -30,6 +31,7 @@ ACTIVATIONS = frozenset(
         "relu6",
     ]
 )
+PRODUCTS = frozenset({"bmm", "mm", "baddbmm"})
 KEEPS_LAYOUT = frozenset({"pool", "batch norm", "heavy", "gelu", "silu", "hardswish"})
 
 
@@ -44,6 +46,7 @@ class _Fusion:
     def __init__(self, operators: Sequence[OperatorCost], block: int) -> None:
         self.operators = operators
         self.block = block
+        self.batch = network_batch(operators)
         self.readers = [0] * len(operators)
         for operator in operators:
             for source in operator.reads:
@@ -77,11 +80,20 @@ class _Fusion:
         return self.alias.get(source, source)
 
     def _vanishes(self, number: int, operator: OperatorCost) -> bool:
-        """Padding that only a convolution reads becomes the convolution's own."""
-        if operator.op != "constant_pad_nd" or self.readers[number] != 1:
+        """What its only reader takes in: padding before a convolution, a number that scales an operand of a product,
+        the bias of a linear layer before a GELU."""
+        if self.readers[number] != 1:
             return False
         reader = next(later for later in self.operators[number + 1 :] if number in later.reads)
-        return "conv" in reader.op
+        if operator.op == "constant_pad_nd":
+            return "conv" in reader.op
+        if operator.op == "mul" and len(operator.input_shapes) == 1:
+            return reader.op in PRODUCTS or reader.op == "clone"  # which lays the operand out for the product
+        source = self._resolved(operator.reads[0]) if operator.reads else -1
+        return (
+            operator.op == "add" and reader.op == "gelu" and operator.weight_bytes > 0
+            and source in self.home and self.kernels[self.home[source]].family == "linear"
+        )  # fmt: skip
 
     def _host(self, operator: OperatorCost, sources: Sequence[int]) -> int | None:
         """The operator whose kernel this one joins."""
@@ -139,9 +151,18 @@ class _Fusion:
                 self._reorder(source, takes)
             elif source < 0 and takes:
                 self._reorder(source, takes, kernel)
-        self.home[number] = len(self.kernels)
+        if gives and kernel.family == "batch norm":
+            kernel = as_convolution(kernel, operator)
+        found = exported(kernel, operator, self.batch, self._gives_bias(number))
+        self.kernels += found
+        self.home[number] = len(self.kernels) - 1
         self.blocked[number] = gives
-        self.kernels.append(kernel)
+
+    def _gives_bias(self, number: int) -> bool:
+        """Whether the only reader of a linear layer is a GELU, which adds the bias itself."""
+        if self.readers[number] != 1:
+            return False
+        return next(later.op for later in self.operators[number + 1 :] if number in later.reads) == "gelu"
 
     def _layout(
         self, kernel: Kernel, operator: OperatorCost, sources: Sequence[int]

@@ -21,6 +21,7 @@ class ModuleStack:
         # A module used under several names has the first of them.
         self._names = {id(module): name for name, module in model.named_modules()}
         self._running: list[tuple[nn.Module, tuple[Any, ...]]] = []
+        self.calls = 0
 
     def __enter__(self) -> ModuleStack:
         self._handles = [
@@ -54,6 +55,7 @@ class ModuleStack:
 
     def _enter_module(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         self._running.append((module, arguments))
+        self.calls += 1
 
     def _leave_module(self, module: nn.Module, arguments: Any, output: Any) -> None:
         # A network that caught an exception of its own left modules behind: unwind to this one.

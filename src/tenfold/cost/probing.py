@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from tenfold.cost.cpu import cpu_model
 from tenfold.cost.device import Device
+from tenfold.cost.record import OperatorCost
 from tenfold.cost.roofline import Machine, MemoryLevel
+from tenfold.cost.stopwatch import OperatorTimes, operator_times
 
 PROBE_S = 0.15  # spent on each figure
+STOPWATCH_RUNS = 3  # in which every operator is timed
 DTYPES = {
     "cpu": {"fp32": torch.float32},
     "cuda": {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16},
@@ -60,14 +64,25 @@ def heartbeat(device: Device) -> Callable[[], float]:
     return beat
 
 
-def eager(device: Device) -> Callable[[nn.Module, Tensor], Callable[[], Any]]:
+@dataclass(frozen=True)
+class Prepared:
+    """A module ready to be timed: calling it runs it, and `times` tells what its operators took in one run."""
+
+    run: Callable[[], Any]
+    times: Callable[[Sequence[OperatorCost]], OperatorTimes | None] | None = None
+
+    def __call__(self) -> Any:
+        return self.run()
+
+
+def eager(device: Device) -> Callable[[nn.Module, Tensor], Prepared]:
     """Prepares modules to run eagerly on the device; a call returns when its result is there.
 
     On a GPU the channels of maps lie last, as its convolutions want them.
     """
     place = torch.device(device.kind)
 
-    def prepare(module: nn.Module, inputs: Tensor) -> Callable[[], Any]:
+    def prepare(module: nn.Module, inputs: Tensor) -> Prepared:
         module = module.to(place)
         if place.type == "cuda":
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,7 +95,11 @@ def eager(device: Device) -> Callable[[nn.Module, Tensor], Callable[[], Any]]:
                 module(x)
                 synchronize(place)
 
-        return run
+        def times(operators: Sequence[OperatorCost]) -> OperatorTimes | None:
+            with threads(device):
+                return operator_times(module, x, operators, place, STOPWATCH_RUNS)
+
+        return Prepared(run, times)
 
     return prepare
 

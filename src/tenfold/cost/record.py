@@ -151,7 +151,8 @@ class Profile:
     is the largest sum of tensors alive at a time as eager execution allocates them, the network's inputs included,
     its weights and the workspaces of libraries not; `peak_tensors` are those, the largest first. `fused_peak_activation_bytes` is what a runtime needs that fuses
     (`fusion.fused_peak`). `unknown` names the operators that no formula covers: their bytes are counted, their
-    arithmetic is not.
+    arithmetic is not. `views` counts the calls that touch no data, `module_calls` the modules that run: eager execution
+    pays for both.
     """
 
     network: str
@@ -170,6 +171,8 @@ class Profile:
     fused_peak_activation_bytes: int = 0
     peak_tensors: tuple[LiveTensor, ...] = ()
     prediction: Prediction | None = None  # of one call, where a device was given
+    views: int = 0
+    module_calls: int = 0
 
     @property
     def predicted_ms(self) -> float | None:

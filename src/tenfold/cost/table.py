@@ -84,7 +84,7 @@ def profile_table(profile: Profile, *, rows: int = 20, width: int = 80) -> str:
                 "By operator" + (f" (the first {len(shown_totals)} of {len(totals)})" if len(totals) > len(shown_totals) else ""),
                 ("operator", "calls", "MACs", "other FLOPs", "moved", "FLOP/B", *(("ms",) if timed else ())),
                 [
-                    (_operator(total.op), str(total.calls), quantity(total.macs), quantity(total.other_flops),
+                    (_operator(total.op) + (" (depthwise)" if total.kind == "depthwise" else ""), str(total.calls), quantity(total.macs), quantity(total.other_flops),
                      quantity(total.bytes_read + total.bytes_written, "B"), f"{total.intensity:.3g}",
                      *((_milliseconds(total.predicted_ms),) if timed else ()))
                     for total in shown_totals

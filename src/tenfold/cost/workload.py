@@ -107,6 +107,8 @@ def family_of(operator: OperatorCost) -> str:
         if "conv" not in name or len(shapes) < 2 or len(shapes[1]) < 3:
             return "linear" if operator.weight_bytes else "product"
         return _convolution_family(shapes[0], shapes[1])
+    if name == "reorder":
+        return "reorder"
     if "batch_norm" in name:
         return "batch norm"
     if operator.kind == record.NORM:

@@ -56,9 +56,15 @@ class _Graph:
 
     def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Call an operator; the name of its output."""
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        return name
+        return self.nodes_of(operator, 1, *inputs, **attributes)[0]
+
+    def nodes_of(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Call an operator of several outputs; their names."""
+        names = [f"v{len(self.nodes)}.{number}" for number in range(outputs)]
+        if outputs > 1:
+            attributes["num_outputs"] = outputs
+        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
+        return names
 
 
 def _convolution(graph: _Graph, layer: nn.Module, x: str) -> str:
@@ -130,6 +136,67 @@ def _squeeze(graph: _Graph, layer: nn.Module, x: str) -> str:
     return graph.node("Mul", x, graph.emit(layer.gate, graph.emit(layer.expand, hidden)))
 
 
+def _attention(graph: _Graph, layer: nn.Module, x: str) -> str:
+    assert isinstance(layer, blocks.SelfAttention)
+    return _mixed(graph, layer.qkv, layer.out, layer.heads, x)
+
+
+def _window_attention(graph: _Graph, layer: nn.Module, x: str) -> str:
+    assert isinstance(layer, blocks.WindowAttention)
+    shape = graph.node("Shape", x)
+    cut = graph.node("Reshape", x, graph.weight(torch.tensor([-1, layer.window, layer.out.in_features])))
+    return graph.node("Reshape", _mixed(graph, layer.qkv, layer.out, layer.heads, cut, layer.bias), shape)
+
+
+def _mixed(
+    graph: _Graph, qkv: nn.Linear, out: nn.Linear, heads: int, x: str, bias: Tensor | None = None
+) -> str:
+    """As the exporter writes it: one projection, cut into queries, keys and values, and two products."""
+    width = out.in_features
+    cut = graph.weight(torch.tensor([0, 0, 3, heads, width // heads]))
+    parts = graph.nodes_of("Split", 3, graph.node("Reshape", graph.emit(qkv, x), cut), axis=2)
+    axis = graph.weight(torch.tensor([0]))
+    q, k, v = (
+        graph.node("Squeeze", graph.node("Transpose", part, perm=[2, 0, 3, 1, 4]), axis) for part in parts
+    )
+    scale = graph.weight(torch.tensor((width // heads) ** -0.25))
+    scores = graph.node(
+        "MatMul", graph.node("Mul", q, scale),
+        graph.node("Mul", graph.node("Transpose", k, perm=[0, 1, 3, 2]), scale),
+    )  # fmt: skip
+    if bias is not None:
+        scores = graph.node("Add", scores, graph.weight(bias))
+    mixed = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), v)
+    joined = graph.weight(torch.tensor([0, 0, width]))
+    flat = graph.node("Reshape", graph.node("Transpose", mixed, perm=[0, 2, 1, 3]), joined)
+    return graph.emit(out, flat)
+
+
+def _group_norm(graph: _Graph, layer: nn.Module, x: str) -> str:
+    assert isinstance(layer, nn.GroupNorm)
+    groups = torch.tensor([0, layer.num_groups, -1])
+    one, zero = (graph.weight(torch.full((layer.num_groups,), value)) for value in (1.0, 0.0))
+    flat = graph.node("Reshape", x, graph.weight(groups))
+    y = graph.node("InstanceNormalization", flat, one, zero, epsilon=layer.eps)
+    y = graph.node("Reshape", y, graph.node("Shape", x))
+    y = graph.node("Mul", y, graph.weight(layer.weight[:, None, None]))
+    return graph.node("Add", y, graph.weight(layer.bias[:, None, None]))
+
+
+def _scaled(graph: _Graph, layer: nn.Module, x: str) -> str:
+    assert isinstance(layer, blocks.Scaled)
+    return graph.node("Mul", x, graph.weight(layer.scale))
+
+
+def _moved(graph: _Graph, layer: nn.Module, x: str) -> str:
+    y = x
+    for axis in (2, 3):
+        before, after = graph.nodes_of("Split", 2, y, axis=axis)
+        # The exporter cuts what an odd side leaves over into the first half; rolled by half, so does this.
+        y = graph.node("Concat", after, before, axis=axis)
+    return graph.node("Concat", x, graph.node("Transpose", y, perm=[0, 1, 3, 2]), axis=1)
+
+
 def _transposed(graph: _Graph, layer: nn.Module, x: str) -> str:
     assert isinstance(layer, blocks.Transposed)
     if layer.dimensions == 3:
@@ -185,6 +252,11 @@ EMITTERS: dict[type[nn.Module], Emitter] = {
     nn.Sequential: _sequence,
     blocks.Shortcut: _shortcut,
     blocks.SqueezeExcite: _squeeze,
+    nn.GroupNorm: _group_norm,
+    blocks.Scaled: _scaled,
+    blocks.Moved: _moved,
+    blocks.SelfAttention: _attention,
+    blocks.WindowAttention: _window_attention,
     blocks.Transposed: _transposed,
     blocks.Concatenated: _concatenated,
     blocks.Tokens: _tokens,

@@ -34,11 +34,15 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 class OnnxRunner:
     """An ONNX file on the CPU through ONNX Runtime: inputs in, the first output as a float tensor out."""
 
-    def __init__(self, path: Path | str, threads: int = 1) -> None:
+    def __init__(self, path: Path | str, threads: int = 1, *, profile_to: Path | None = None) -> None:
+        """With `profile_to` the session writes its profile to a file of that beginning (`node_times`)."""
         self.path, self.threads = Path(path), threads
+        options = session_options(threads)
+        if profile_to is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
         try:
             self.session = onnxruntime.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+                str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's errors share no base class of their own
             raise NetworkError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
