@@ -260,7 +260,7 @@ def test_a_static_network_computes_in_integers_what_was_trained(monkeypatch: pyt
     plain = Quantize(weight_bits=7).apply(model, task, Run())
     with torch.no_grad():
         trained, stored, before = (network(x) for network in (moved[0], applied.model, plain.model))
-    assert float((trained - before).std()) > 0.1 * float(trained.std())
+    assert float((trained - before).abs().max()) > 0.1 * float(trained.std())
     # Sums in another order round some values one step off, as between any two kernels: 40 dB here.
     assert float((trained - stored).std()) < 0.03 * float(trained.std())
     for name, each in applied.resolved["tensors"].items():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tenfold.compress import Recipe, Run, apply_recipe, load, parse_recipe, save
 from tenfold.compress.quantize import (
     Gptq,
+    Learned,
     Nearest,
     Observer,
     PerChannel,
@@ -21,6 +22,7 @@ from tenfold.compress.quantize import (
     PerTensor,
     Quantize,
     QuantizeWeights,
+    Unit,
     ZeroPoint,
     is_quantized,
     packed_weights,
@@ -143,6 +145,10 @@ def test_values_out_of_range_are_refused(made: object) -> None:
 def test_the_recipe_reads_back_and_names_its_errors() -> None:
     recipe = Recipe((QuantizeWeights(3, PerGroup(64), ZeroPoint.REAL, Observer.ENTROPY, Gptq(0.1, False)),))
     assert parse_recipe(recipe.to_yaml()) == recipe
+    learned = Recipe(
+        (QuantizeWeights(rounding=Learned(Unit.LAYER, start=Nearest()), equalize=True, epochs=1.0),)
+    )
+    assert parse_recipe(learned.to_yaml()) == learned
     with pytest.raises(RecipeError, match=r":4.*.*bits.*2 to 8, not 9"):
         parse_recipe("tenfold: 1\nsteps:\n  - technique: quantize-weights\n    bits: 9\n")
     with pytest.raises(RecipeError, match="must come last"):

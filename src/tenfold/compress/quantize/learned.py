@@ -30,7 +30,7 @@ from tenfold.compress.quantize.walk import Target, Walk
 STRETCH, LOW = 1.2, -0.1  # ζ − γ and γ
 FIRST_BETA, LAST_BETA, FREE = 20.0, 2.0, 0.2  # of the steps are free of the term that drives h to 0 and 1
 WEIGHT = 1.0  # of that term's mean, beside an error measured in errors of the rounding it begins with
-RATE = 0.02  # of Adam
+REACH, SLOWEST = 6.0, 1e-3  # how far Adam can move v in all the steps, and its least learning rate
 HELD_OUT = 8  # one in so many examples judges what was learnt
 TIME_SHARE = 0.8  # of what is left, as far as a span's share of the work goes
 
@@ -124,8 +124,9 @@ def _learn(
     # Biases move along, so that no weight has to make up for means; they are corrected afterwards anyhow.
     biases = walk.biases([layer.target for layer in layers])
     shifts = {node: torch.zeros_like(bias, requires_grad=True) for node, bias in biases.items()}
+    rate = max(REACH / rounding.steps, SLOWEST)
     optimizer = torch.optim.Adam(
-        [{"params": [layer.v for layer in layers], "lr": RATE}, {"params": list(shifts.values()), "lr": 1e-3}]
+        [{"params": [layer.v for layer in layers], "lr": rate}, {"params": list(shifts.values()), "lr": 1e-3}]
     )
     generator = torch.Generator().manual_seed(walk.seed)
     work = sum(layer.target.work for layer in layers)
