@@ -36,7 +36,7 @@ from tenfold.cost import profile
 from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
-from tenfold.training import Augmentation, Course, Precision, Sgd, Teaching, TrainingRecipe, fastest_precision
+from tenfold.training import Augmentation, Course, Precision, Sgd, TrainingRecipe, fastest_precision
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
 
@@ -50,9 +50,10 @@ RECIPE = TrainingRecipe(
     batch_size=256,
     optimizer=Sgd(0.1, 0.9, 5e-4),
     warmup=0.05,
+    teaching=0.9,
+    temperature=4.0,
     augmentation=Augmentation(padding=4, flip=True),
 )
-TEACH = {"temperature": 4.0, "alpha": 0.1}
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Bench:
         if rate is not None:
             recipe = replace(recipe, optimizer=replace(RECIPE.optimizer, learning_rate=rate))
         teacher = copy.deepcopy(self.original).to(self.device).eval().requires_grad_(False)
-        return Course(self.data["train"], recipe, precision=self.precision, teaching=Teaching(teacher, **TEACH),
+        return Course(self.data["train"], recipe, precision=self.precision, teacher=teacher,
                       seed=seed, graph=graph)  # fmt: skip
 
     def healed(self, model: nn.Module, epochs: float, seed: int) -> nn.Module:

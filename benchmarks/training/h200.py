@@ -4,7 +4,8 @@
 
 Each network is a process of its own; they are shared out over the GPUs, several on one if need be. `--seconds` bounds
 the whole: what is trained by then is scored and kept, its learning rate run down. A network that fails early is
-started again without what may have failed: compiling, or else the CUDA graph. OUT receives, as they finish, `NAME.safetensors` (fp16),
+started again without what may have failed: compiling, or else the CUDA graph. With `--teachers`, those are trained
+first, for `--teacher-seconds`, while the others have themselves compiled; then their mean teaches the others. OUT receives, as they finish, `NAME.safetensors` (fp16),
 `results.json` and `curves.png`. While throughput is timed, the other processes on that GPU are stopped.
 """
 
@@ -22,9 +23,16 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenfold.files import write_json
+
+if TYPE_CHECKING:
+    from benchmarks.training.jobs import Job
+    from torch import nn
+
+    from tenfold.data import Splits
+    from tenfold.training import TrainingRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SPARE = 10.0  # seconds of the whole kept for scoring and writing
@@ -103,13 +111,14 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
     """Start everything, collect results as they come, and restart once what fails early."""
     lines: queue.Queue[tuple[Process, str]] = queue.Queue()
     places, load = shared_out(options.networks, gpus)
+    places |= shared_out(options.teachers, gpus)[0]
     running: list[Process] = []
     turns = Turns()
     for name in options.throughput:  # first, since compiling takes longest
         gpu = min(range(gpus), key=lambda g: load[g])
         load[gpu] += 1.0
         running.append(started_process(options, scratch, lines, name, "throughput", gpu, deadline))
-    for name in options.networks:
+    for name in (*options.teachers, *options.networks):
         running.append(started_process(options, scratch, lines, name, "train", places[name], deadline))
     found: dict[str, dict[str, Any]] = {"networks": {}, "throughput": {}, "failures": {}}
     while running:
@@ -192,10 +201,12 @@ def started_process(
         "--batch",
         str(options.batch),
     ]
+    command += ["--teachers", ",".join(options.teachers), "--teacher-seconds", str(options.teacher_seconds)]
     command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
     command += extra or []
     # One child shares the cores with all others; compiling with as many workers as cores would stall them.
-    share = str(max(2, (os.cpu_count() or 2) // (1 + len(options.networks) + len(options.throughput))))
+    children = 1 + len(options.networks) + len(options.teachers) + len(options.throughput)
+    share = str(max(2, (os.cpu_count() or 2) // children))
     environment = os.environ | {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -233,10 +244,11 @@ def train_one(options: argparse.Namespace) -> None:
     deadline = time.monotonic() + options.seconds
     import torch
     from benchmarks.training.jobs import JOBS
+    from safetensors.torch import load_file
 
     from tenfold.data.cifar10 import cifar10
-    from tenfold.training import train
-    from tenfold.training.checkpoint import write_weights
+    from tenfold.training import Ensemble, train
+    from tenfold.training.checkpoint import load_weights, write_weights
     from tenfold.training.recipes import Compiling
 
     name = options.networks[0]
@@ -249,7 +261,9 @@ def train_one(options: argparse.Namespace) -> None:
             validation=splits.validation.take(options.examples),
             test=splits.test.take(options.examples),
         )
-    torch.manual_seed(options.seed)
+    teaching = name in options.teachers
+    seed = options.seed + job.seed
+    torch.manual_seed(seed)
     network = job.network()
     recipe = job.recipe if options.epochs is None else replace(job.recipe, epochs=options.epochs)
     if options.no_compile:
@@ -262,23 +276,48 @@ def train_one(options: argparse.Namespace) -> None:
             last = time.monotonic()
             print(text, flush=True)
 
-    print("data read, training", flush=True)
+    out = Path(os.environ.get("OUT", "runs/h200"))
+    teacher = None
+    if options.teachers and not teaching:
+        teacher = Ensemble([JOBS[one].network() for one in options.teachers])
+        if not options.no_compile:
+            rehearse(job, splits, recipe, teacher, options)
+        print("waiting for the teachers", flush=True)
+        for one, member in zip(options.teachers, teacher.members, strict=True):
+            while not (out / f"{one}.safetensors").exists():
+                time.sleep(0.5)
+            stored = load_file(out / f"{one}.safetensors")
+            load_weights(
+                member, {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}, one
+            )
+    print("training", flush=True)
+    left = deadline - SPARE - time.monotonic()
     result = train(
         network,
         splits,
         recipe,
         name=name,
-        seconds=deadline - SPARE - time.monotonic(),
+        seconds=min(left, options.teacher_seconds) if teaching else left,
         device=options.device,
-        seed=options.seed,
+        seed=seed,
+        teacher=teacher,
         graph=not options.no_graph,
         progress=progress,
     )
-    out = Path(os.environ.get("OUT", "runs/h200"))
     write_weights(network, out / f"{name}.safetensors", half=recipe.half)
     made = result.to_json() | {"architecture": job.architecture, "options": job.options}
     write_json(options.result, made)
     print(result.summary(), flush=True)
+
+
+def rehearse(
+    job: Job, splits: Splits, recipe: TrainingRecipe, teacher: nn.Module, options: argparse.Namespace
+) -> None:
+    """A few steps of a network like this one: what they compile, the run in earnest finds ready."""
+    from tenfold.training import train
+
+    few = replace(recipe, epochs=12 * recipe.batch_size / len(splits.train))
+    train(job.network(), splits, few, device=options.device, teacher=teacher, graph=not options.no_graph)
 
 
 def measure_one(options: argparse.Namespace) -> None:
@@ -362,6 +401,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--networks", type=names, default=names("resnet20,resnet56,mobilenet_v2,efficientnet_b0,vit_ti")
     )
+    parser.add_argument("--teachers", type=names, default=[], help="networks that teach the others")
+    parser.add_argument("--teacher-seconds", type=float, default=145.0, help="for each teacher")
     parser.add_argument(
         "--throughput", type=names, default=[], help="networks to compare with timm's, as mobilenet_v2@224"
     )

@@ -16,12 +16,13 @@ CLASSES, SIDE = 10, 32
 
 @dataclass(frozen=True)
 class Job:
-    """`options` go to `create`; `load` is how much of a GPU's time it takes beside the others, to share them out."""
+    """`options` go to `create`; `seed` is added to the run's; `load` is how much of a GPU's time it takes beside the others, to share them out."""
 
     architecture: str
     options: dict[str, Any]
     recipe: TrainingRecipe
     load: float
+    seed: int = 0
 
     def network(self) -> nn.Module:
         """The network with random weights from torch's generator."""
@@ -43,6 +44,17 @@ CROP = Augmentation(padding=4, flip=True)
 # Half of the batches are cut and mixed, the others nearly left alone: Beta(0.2, 0.2) lies close to 0 and 1.
 MIX = Augmentation(padding=4, flip=True, mixup=0.2, cutmix=1.0)
 SMALL = {"resolution": SIDE, "dropout": 0.0}
+
+TAUGHT = replace(CIFAR, augmentation=MIX, teaching=0.9, temperature=2.0)
+TEACHER = replace(
+    CIFAR,
+    epochs=100,
+    batch_size=512,
+    optimizer=Sgd(0.4, 0.9, 5e-4),
+    warmup=0.1,
+    augmentation=MIX,
+    average=0.998,
+)
 
 # A name is an architecture, or one with a variant of its recipe behind a dash.
 JOBS: dict[str, Job] = {
@@ -67,6 +79,12 @@ JOBS: dict[str, Job] = {
         replace(CIFAR, epochs=140, augmentation=MIX, label_smoothing=0.05, clip=5.0),
         load=4.2,
     ),
+    "resnet18-first": Job("resnet18", {"resolution": SIDE}, TEACHER, load=1.0, seed=1),
+    "resnet18-second": Job("resnet18", {"resolution": SIDE}, TEACHER, load=1.0, seed=2),
+    "resnet20-taught": Job("resnet20", {}, replace(TAUGHT, epochs=250), load=1.8),
+    "resnet56-taught": Job("resnet56", {}, replace(TAUGHT, epochs=200), load=2.6),
+    "mobilenet_v2-taught": Job("mobilenet_v2", SMALL, replace(TAUGHT, epochs=150), load=2.2),
+    "efficientnet_b0-taught": Job("efficientnet_b0", SMALL, replace(TAUGHT, epochs=130, clip=5.0), load=2.3),
     "vit_ti": Job(
         "vit_ti_16",
         {"resolution": SIDE, "patch_size": 4},

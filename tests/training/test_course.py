@@ -10,7 +10,7 @@ from torch import nn
 
 from tenfold.data import Split
 from tenfold.errors import NetworkError
-from tenfold.training import Augmentation, Course, Sgd, Teaching, TrainingRecipe, soft_loss, warmup_cosine
+from tenfold.training import Augmentation, Course, Sgd, TrainingRecipe, soft_loss, warmup_cosine
 from tenfold.training.resident import ResidentImages
 
 CPU = torch.device("cpu")
@@ -61,8 +61,10 @@ def test_a_step_is_the_one_written_by_hand_with_its_teacher() -> None:
         batch_size=10,
         optimizer=Sgd(0.1, momentum=0.0, weight_decay=0.0),
         augmentation=Augmentation(padding=0, flip=False),
+        teaching=0.75,
+        temperature=2.0,
     )
-    course = Course(data, plain, teaching=Teaching(teacher, temperature=2.0, alpha=0.25))
+    course = Course(data, plain, teacher=teacher)
     made, byhand = student(), student().train()
     course(made, 6, 7)
     # Step 6 is the third of the second pass.

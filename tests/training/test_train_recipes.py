@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenfold.errors import RecipeError
@@ -86,6 +86,7 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
         training_recipe("cifar", epochs=-1)
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.1, 500),
     st.integers(1, 4096),

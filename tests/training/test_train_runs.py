@@ -92,6 +92,29 @@ def test_the_same_seed_gives_the_same_weights_and_another_other_ones() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(weights(first), weights(third), strict=True))
 
 
+def test_a_teacher_is_learnt_from_and_left_as_it_was(tmp_path: Path) -> None:
+    teacher = network(7)
+    train(teacher, splits(), RECIPE)
+    with torch.no_grad():  # from now on it takes every class for the next one
+        for tensor in (teacher[-1].weight, teacher[-1].bias):
+            tensor.copy_(tensor.roll(1, 0).clone())
+    before = weights(teacher.train())
+    recipe = replace(RECIPE, teaching=1.0, temperature=1.0)
+    taught = network()
+    result = train(taught, splits(), recipe, teacher=teacher, folder=tmp_path)
+    assert result.taught
+    assert teacher.training
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(teacher), strict=True))
+    inputs, labels = stripes(30, 2)
+    assert int((taught(inputs).argmax(1) == (labels + 1) % 3).sum()) > 24
+    with pytest.raises(OutputError, match="different teacher"):
+        train(network(), splits(), recipe, teacher=network(8), folder=tmp_path, resume=True)
+    with pytest.raises(NetworkError, match="give a teacher of the same classes"):
+        train(network(), splits(), recipe, teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
+    with pytest.raises(NetworkError, match="the teacher does not take the data"):
+        train(network(), splits(), recipe, teacher=nn.Linear(3, 3))
+
+
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Have Ctrl-C come in the middle of this step."""
     taken, plain = 0, Stepper.__call__

@@ -57,6 +57,38 @@ def test_steps_are_those_of_a_plain_loop(settings: Sgd | AdamW) -> None:
         torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
 
 
+def test_a_taught_step_follows_labels_and_teacher_on_the_same_varied_images() -> None:
+    model, plain, teacher = (
+        network().train(),
+        network().train(),
+        create("resnet20", num_classes=3, in_channels=1),
+    )
+    recipe = TrainingRecipe(
+        optimizer=Sgd(0.1),
+        augmentation=Augmentation(mixup=0.5),
+        label_smoothing=0.1,
+        teaching=0.7,
+        temperature=3.0,
+    )
+    held = ResidentImages.of(data(), CPU, "train")
+    stepper = Stepper(model, held, recipe, 8, Precision(), teacher=teacher.eval())
+    torch.manual_seed(5)
+    stepper(torch.arange(8), 0.1)
+    torch.manual_seed(5)
+    inputs, labels = held.batch(torch.arange(8))
+    inputs, share = stepper.augmenter(inputs)
+    outputs, answers = plain(inputs), teacher(inputs).detach()
+    own, other = F.one_hot(labels, 3).float(), F.one_hot(labels.roll(1), 3).float()
+    hard = F.cross_entropy(outputs, share[:, None] * own + (1 - share[:, None]) * other, label_smoothing=0.1)
+    target = (answers / 3).softmax(1)
+    soft = 9 * (target * (target.log() - (outputs / 3).log_softmax(1))).sum(1).mean()
+    loss = 0.3 * hard + 0.7 * soft
+    loss.backward()
+    assert stepper.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for mine, its in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, its.grad, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("settings", [Sgd(0.1), Sgd(0.1, momentum=0.0), AdamW(0.01)])
 def test_the_fused_update_with_a_rate_in_a_tensor_is_the_plain_one(settings: Sgd | AdamW) -> None:
     plain = [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4))]

@@ -41,6 +41,12 @@ def train(
     ] = None,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in --out")] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher", help="a trained network to learn from as well: zoo:NAME, timm:NAME or a folder"
+        ),
+    ] = None,
     image_size: ImageSize = None,
     base: Base = None,
     debug: Debug = False,
@@ -54,7 +60,7 @@ def train(
         )
     seconds = None if time is None else quantities.seconds(time)
     with starting("loading PyTorch"):
-        from tenfold.compress import save
+        from tenfold.compress import load_network, save
         from tenfold.data import load_data
         from tenfold.report import learning_curves
         from tenfold.search.console import Console as Progress
@@ -65,6 +71,7 @@ def train(
     with starting("reading the network and the data"):
         splits = load_data(data, image_size=image_size)
         model, named = network_for(network, splits, chosen.stochastic_depth, seed, base)
+        taught_by = None if teacher is None else load_network(teacher, base)[0]
     try:
         with Progress(err) as report:
             result = run(
@@ -77,6 +84,7 @@ def train(
                 seed=seed,
                 folder=folder,
                 resume=resume,
+                teacher=taught_by,
                 progress=lambda fraction, text: report("training", fraction, text),
             )
     except KeyboardInterrupt:

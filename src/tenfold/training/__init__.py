@@ -1,7 +1,7 @@
 """Training: from labels by a recipe, and healing by a teacher; on a processor or a GPU, bounded in time."""
 
 from tenfold.training.augmentation import Augmentation
-from tenfold.training.course import Course, Teaching
+from tenfold.training.course import Course
 from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
@@ -26,6 +26,7 @@ from tenfold.training.recipes import (
     training_recipe_names,
 )
 from tenfold.training.result import CurvePoint, TrainingResult
+from tenfold.training.rules import find_rule
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
@@ -47,7 +48,6 @@ __all__ = [
     "Sgd",
     "Supervised",
     "TeacherOutputs",
-    "Teaching",
     "Transfer",
     "TrainingRecipe",
     "TrainingResult",
@@ -57,6 +57,7 @@ __all__ = [
     "faithful_views",
     "fastest_precision",
     "feature_loss",
+    "find_rule",
     "fingerprint",
     "fit",
     "hard_loss",

@@ -8,58 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tenfold.cost import Inputs, call
 from tenfold.errors import NetworkError
 from tenfold.training.loop import Progress
-from tenfold.training.losses import soft_loss
 from tenfold.training.precision import Precision, plain_layout
 from tenfold.training.recipes import TrainingRecipe
 from tenfold.training.resident import ResidentImages
 from tenfold.training.schedules import warmup_cosine
-from tenfold.training.stepper import Stepper, mixed_loss
+from tenfold.training.stepper import Stepper
 
 LOOK_EVERY = 50  # steps between looks at the loss, each of which waits for the GPU
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """alpha·CE + (1 − alpha)·T²·KL(teacher ‖ student) in place of the labels alone (Hinton et al., 2015)."""
-
-    teacher: nn.Module
-    temperature: float = 4.0
-    alpha: float = 0.1
-
-
-class TaughtStepper(Stepper):
-    """Steps that learn from a teacher, which is asked about each batch as it is shown."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data: ResidentImages,
-        recipe: TrainingRecipe,
-        batch_size: int,
-        precision: Precision,
-        teaching: Teaching,
-        *,
-        graph: bool = True,
-    ) -> None:
-        super().__init__(model, data, recipe, batch_size, precision, graph=graph)
-        self.teaching = teaching
-
-    def _loss_of(self, inputs: Inputs, outputs: Tensor, labels: Tensor, share: Tensor | None) -> Tensor:
-        how = self.teaching
-        with torch.no_grad(), self.precision.arithmetic(self.device):
-            answers = call(how.teacher, inputs)
-        hard = mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
-        return how.alpha * hard + (1 - how.alpha) * soft_loss(
-            outputs.float(), answers.float(), how.temperature
-        )
 
 
 class Course:
@@ -67,7 +28,8 @@ class Course:
 
     Called with a network on the data's device, the step it stands at and the one to stop before, it trains the network
     in place and leaves it in eval mode. The optimiser begins afresh with every stretch. A recipe that averages
-    weights or leaves branches out is refused: both span a whole run.
+    weights or leaves branches out is refused: both span a whole run. A `teacher` on the same device teaches as the
+    recipe's `teaching` and `temperature` say.
     """
 
     def __init__(
@@ -76,13 +38,13 @@ class Course:
         recipe: TrainingRecipe,
         *,
         precision: Precision | None = None,
-        teaching: Teaching | None = None,
+        teacher: nn.Module | None = None,
         seed: int = 0,
         graph: bool = True,
     ) -> None:
         if recipe.average is not None or recipe.stochastic_depth:
             raise ValueError("a course of stretches takes no recipe with an average or with stochastic depth")
-        self.data, self.recipe, self.teaching, self.seed, self.graph = data, recipe, teaching, seed, graph
+        self.data, self.recipe, self.teacher, self.seed, self.graph = data, recipe, teacher, seed, graph
         self.precision = precision or Precision()
         self.batch_size = min(recipe.batch_size, len(data))
         self.per_epoch = max(1, len(data) // self.batch_size)
@@ -134,11 +96,17 @@ class Course:
         return step
 
     def _stepper(self, model: nn.Module) -> Stepper:
-        common = (model, self.data, self.recipe, self.batch_size, self.precision)
-        if self.teaching is None:
-            return Stepper(*common, graph=self.graph)
-        self.precision.model(self.teaching.teacher).eval()
-        return TaughtStepper(*common, self.teaching, graph=self.graph)
+        if self.teacher is not None:
+            self.precision.model(self.teacher).eval()
+        return Stepper(
+            model,
+            self.data,
+            self.recipe,
+            self.batch_size,
+            self.precision,
+            teacher=self.teacher,
+            graph=self.graph,
+        )
 
     def _learning_rate(self, step: int) -> float:
         recipe, done = self.recipe, max(step, 1) / self.steps

@@ -53,7 +53,8 @@ class TrainingRecipe:
     al., 2016). `average`: the decay, a step, of the average of the weights that is scored and stored (Polyak); null
     scores the last ones. `clip`: the largest norm of the gradient. `stochastic_depth`: the chance that the last
     residual branch is dropped for an image, rising linearly from the first (Huang et al., 2016). `half`: the
-    weights are stored, and so scored, in fp16.
+    weights are stored, and so scored, in fp16. Where a teacher is given, `teaching` is the share of the loss that
+    comes from its answers to the same varied images, at `temperature` (Hinton et al., 2015; Beyer et al., 2022).
     """
 
     epochs: float = 60.0
@@ -69,6 +70,8 @@ class TrainingRecipe:
     arithmetic: Arithmetic = Arithmetic.AUTO
     compile: Compiling = Compiling.AUTO
     half: bool = False
+    teaching: float = 0.9
+    temperature: float = 2.0
 
     def __post_init__(self) -> None:
         if not (0 < self.epochs < 1e6):
@@ -85,6 +88,12 @@ class TrainingRecipe:
             raise ValueError(f"floor must lie between 0 and 1, not {self.floor}")
         if self.average is not None and not 0.0 < self.average < 1.0:
             raise ValueError(f"average must be a decay between 0 and 1, not {self.average}")
+        if not 0.0 < self.teaching <= 1.0:
+            raise ValueError(
+                f"teaching must be a share of the loss above 0 and at most 1, not {self.teaching}"
+            )
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be above 0, not {self.temperature}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be above 0, not {self.clip}")
 

@@ -27,7 +27,8 @@ class TrainingResult:
     """`validation` and `test` are shares of right answers with 95% intervals (Wilson); the test is scored once.
 
     `seconds` is the whole run with its evaluations, over all of its sessions; `images_per_second` the median rate of
-    training alone, once steps have settled. `complete` is False where time ran out before the recipe's last epoch.
+    training alone, once steps have settled; `taught` whether a teacher was
+    learnt from. `complete` is False where time ran out before the recipe's last epoch.
     """
 
     network: str
@@ -45,6 +46,7 @@ class TrainingResult:
     precision: str
     compiled: bool
     captured: bool
+    taught: bool
     curve: tuple[CurvePoint, ...]
     validation: Interval
     test: Interval | None

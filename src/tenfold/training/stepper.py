@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tenfold.cost import Inputs
 from tenfold.training.augmentation import Augmenter
+from tenfold.training.losses import soft_loss
 from tenfold.training.precision import Precision
 from tenfold.training.recipes import TrainingRecipe
 from tenfold.training.resident import ResidentImages
@@ -23,6 +23,7 @@ WARM_UP = 4  # eager steps before a capture: libraries choose their kernels in t
 class Stepper:
     """Steps of `model` on `data`. Called with the indices (B,) of a batch, always of the same length.
 
+    A `teacher`, in eval mode on the same device, answers the varied images as the network sees them.
     `loss` is the sum of the losses since it was last set to 0.
     """
 
@@ -34,10 +35,12 @@ class Stepper:
         batch_size: int,
         precision: Precision,
         *,
+        teacher: nn.Module | None = None,
         graph: bool = True,
     ) -> None:
         self.model, self.data, self.recipe, self.precision = model, data, recipe, precision
         self.forward: nn.Module = model
+        self.teacher = teacher
         self.device = data.device
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.augmenter = Augmenter(recipe.augmentation, self.device)
@@ -66,6 +69,8 @@ class Stepper:
     def compile(self) -> None:
         """Have the network compiled; the next steps warm up and capture again."""
         self.forward = torch.compile(self.model)  # type: ignore[assignment]
+        if self.teacher is not None:
+            self.teacher = torch.compile(self.teacher)  # type: ignore[assignment]
         self._graph, self._eager_steps = None, 0
 
     def __call__(self, index: Tensor, learning_rate: float) -> None:
@@ -88,19 +93,21 @@ class Stepper:
             images, labels = self.data.varied(self.index, self.recipe.augmentation.flip)
             images, share = self.augmenter(images)
             inputs = self.precision.inputs(images, self.device)
+            if self.teacher is not None:
+                with self.precision.arithmetic(self.device):
+                    answers = self.teacher(inputs)
         self.rule.zero_grad(set_to_none=True)
         with self.precision.arithmetic(self.device):
             outputs = self.forward(inputs)
-        loss = self._loss_of(inputs, outputs, labels, share)
+        loss = mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
+        if self.teacher is not None:
+            soft = soft_loss(outputs, answers, self.recipe.temperature)
+            loss = torch.lerp(loss, soft, self.recipe.teaching)
         loss.backward()
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
         self.rule.step()
         self.loss += loss.detach()
-
-    def _loss_of(self, inputs: Inputs, outputs: Tensor, labels: Tensor, share: Tensor | None) -> Tensor:
-        """What the step minimises; `inputs` are the images as the network saw them."""
-        return mixed_loss(outputs, labels, share, self.recipe.label_smoothing)
 
     def _warm_up(self) -> None:
         """An eager step on a stream of its own, as a capture demands, and after the last one the capture."""

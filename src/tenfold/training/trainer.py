@@ -43,6 +43,7 @@ from tenfold.training.result import CurvePoint, TrainingResult, device_name
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.scoring import right_answers
 from tenfold.training.stepper import Stepper
+from tenfold.training.teacher import frozen_teacher
 
 WEIGHTS, RESULT, RECIPE = "weights.safetensors", "result.json", "recipe.yaml"
 READ_EVERY = 20  # steps between looks at the loss, each of which waits for the GPU
@@ -63,6 +64,7 @@ def train(
     seed: int = 0,
     folder: Path | str | None = None,
     resume: bool = False,
+    teacher: nn.Module | None = None,
     graph: bool = True,
     progress: Progress = lambda fraction, text: None,
 ) -> TrainingResult:
@@ -71,7 +73,8 @@ def train(
     Ends with the recipe's epochs, or after `seconds` (the schedule of the learning rate then follows whichever is
     further on, so that it has run down at the end). With `folder`, a checkpoint is kept there, and at the end the
     weights, `result.json` and the recipe; `resume` goes on from that checkpoint, and the outcome is that of a run
-    that was never stopped. `graph` lets a GPU replay steps from a CUDA graph. On Ctrl-C the step is finished, the
+    that was never stopped. A `teacher`, any network with the same outputs, is learnt from as the recipe's `teaching`
+    says; it is left as it was. `graph` lets a GPU replay steps from a CUDA graph. On Ctrl-C the step is finished, the
     checkpoint written, and `KeyboardInterrupt` raised.
 
     Raises `DataError` and `NetworkError` before any work where data and network do not fit, `NetworkError` where
@@ -85,7 +88,7 @@ def train(
     with _deterministic_choices(device, seed):
         # A processor's precision is timed, and a run that goes on must not change it.
         precision = None if found is None else Precision(**found[1]["precision"])
-        run = _Run(task, recipe, name, seconds, device, seed, folder, graph, precision)
+        run = _Run(task, recipe, name, seconds, device, seed, folder, graph, precision, teacher)
         if found is not None:
             run.restore(*found)
         with stochastic_depth(run.model, recipe.stochastic_depth), interruption() as interrupted:
@@ -107,6 +110,7 @@ class _Run:
         folder: Path | None,
         graph: bool,
         precision: Precision | None,
+        teacher: nn.Module | None,
     ) -> None:
         self.recipe, self.name, self.seed, self.folder, self.device = recipe, name, seed, folder, device
         self.model = task.model.to(device).train()
@@ -119,13 +123,19 @@ class _Run:
             "train": fingerprint(nn.Identity(), task.train),
             "validation": fingerprint(nn.Identity(), task.validation),
         }
+        if teacher is not None:
+            teacher = frozen_teacher(teacher, self.model, task.train, device)
+            self.identity["teacher"] = fingerprint(teacher, task.train)
+        self.taught = teacher is not None
         self.train_data = ResidentImages.of(task.train, device, "train", recipe.augmentation.padding)
         self.validation_data = ResidentImages.of(task.validation, device, "validation")
         self.precision = precision or _precision(recipe, self.model, task.train, device)
         self.precision.model(self.model)
+        if teacher is not None:
+            self.precision.model(teacher)
         self.average = None if recipe.average is None else WeightAverage(self.model, recipe.average)
         self.stepper = Stepper(
-            self.model, self.train_data, recipe, self.batch_size, self.precision, graph=graph
+            self.model, self.train_data, recipe, self.batch_size, self.precision, teacher=teacher, graph=graph
         )
         self.compiled = recipe.compile is Compiling.ON
         if self.compiled:
@@ -206,6 +216,7 @@ class _Run:
             precision=str(self.precision),
             compiled=self.compiled,
             captured=self.stepper.captured,
+            taught=self.taught,
             curve=tuple(self.curve),
             validation=validation,
             test=test,
@@ -245,7 +256,8 @@ class _Run:
         assert self.folder is not None
         source = str(self.folder / CHECKPOINT)
         require_fit(self.model, part(tensors, "model"), source)
-        changed = [key for key in self.identity if facts["identity"].get(key) != self.identity[key]]
+        keys = self.identity.keys() | facts["identity"].keys()
+        changed = sorted(key for key in keys if facts["identity"].get(key) != self.identity.get(key))
         if changed:
             raise OutputError(
                 f"{source} is of another run (different {', '.join(changed)}): name another folder, or ask for the same"
