@@ -50,9 +50,9 @@ RECIPE = TrainingRecipe(
     batch_size=256,
     optimizer=Sgd(0.1, 0.9, 5e-4),
     warmup=0.05,
-    augmentation=Augmentation(padding=4, flip=True),
     teaching=0.9,
     temperature=4.0,
+    augmentation=Augmentation(padding=4, flip=True),
 )
 
 
@@ -73,9 +73,8 @@ class Bench:
         if rate is not None:
             recipe = replace(recipe, optimizer=replace(RECIPE.optimizer, learning_rate=rate))
         teacher = copy.deepcopy(self.original).to(self.device).eval().requires_grad_(False)
-        return Course(
-            self.data["train"], recipe, precision=self.precision, teacher=teacher, seed=seed, graph=graph
-        )
+        return Course(self.data["train"], recipe, precision=self.precision, teacher=teacher,
+                      seed=seed, graph=graph)  # fmt: skip
 
     def healed(self, model: nn.Module, epochs: float, seed: int) -> nn.Module:
         """A copy of `model` after so many passes; single weights that are zero stay zero."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import pytest
 import torch
@@ -62,8 +61,10 @@ def test_a_step_is_the_one_written_by_hand_with_its_teacher() -> None:
         batch_size=10,
         optimizer=Sgd(0.1, momentum=0.0, weight_decay=0.0),
         augmentation=Augmentation(padding=0, flip=False),
+        teaching=0.75,
+        temperature=2.0,
     )
-    course = Course(data, replace(plain, temperature=2.0, teaching=0.75), teacher=teacher)
+    course = Course(data, plain, teacher=teacher)
     made, byhand = student(), student().train()
     course(made, 6, 7)
     # Step 6 is the third of the second pass.

@@ -27,7 +27,8 @@ class Course:
 
     Called with a network on the data's device, the step it stands at and the one to stop before, it trains the network
     in place and leaves it in eval mode. The optimiser begins afresh with every stretch. A recipe that averages
-    weights or leaves branches out is refused: both span a whole run.
+    weights or leaves branches out is refused: both span a whole run. A `teacher` on the same device teaches as the
+    recipe's `teaching` and `temperature` say.
     """
 
     def __init__(
