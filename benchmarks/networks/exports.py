@@ -1,6 +1,6 @@
 """Every family of `tenfold.models` through ONNX: exported, opened in ONNX Runtime and compared with PyTorch.
 
-    PYTHONPATH=src python -m benchmarks.networks.exports
+    PYTHONPATH=src:. python -m benchmarks.networks.exports
 
 The smallest network of each family for 10 classes, fp32, on two random images; random weights, with statistics of
 norms moved off their start. Writes `exports.json`.
