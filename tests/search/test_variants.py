@@ -72,7 +72,8 @@ def test_what_was_kept_is_the_network_that_was_healed(job: Job) -> None:
 
 def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
     assert {"int4-weights", "low-rank"} <= set(wanted(job, plain_forms(job)))
-    assert 0 < seconds_kept(job) <= 60
+    assert 0 < seconds_kept(job) <= 150
+    assert job.store.spent() > 0  # written down after each baseline
     add_variants(job)
     points = {point.id: point for point in job.store.points()}
     plain, small = points[ORIGINAL], points["o-int4-weights"]

@@ -43,6 +43,7 @@ def add_baselines(job: Job) -> dict[str, str]:
                         raise
                     skipped[point_id] = str(error)
                     job.store.finish_step("baselines", skipped)
+            job.keep_time()  # a process that is killed must not be given it again
         progress(1.0, "")
     return skipped
 

@@ -82,6 +82,7 @@ def shrink(
     with keeping_time(job):
         add_baselines(job)
         structures = scan(job)
+        job.keep_time()
         if structures is not None:
             heal_finalists(job, structures)
         add_variants(job)

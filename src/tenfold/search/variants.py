@@ -25,7 +25,7 @@ from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
 
 UNTOUCHED = "o"  # begins the names of the points made of the untouched network
-SHARE_OF_TIME = 0.1  # of the limit, that is kept for variants if any is worth it
+SHARE_OF_TIME = 0.25  # of the limit, that is kept for variants if any is worth it
 WORTH_MENDING = 0.25  # of the tolerated drop, that integers alone must lose
 TRAINED_PASSES = 2.0  # over the training data
 PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network
