@@ -163,10 +163,10 @@ def seconds_kept(job: Job) -> float:
 
 
 def seconds_each(job: Job) -> float:
-    """What a variant is expected to take."""
+    """What a variant is expected to take, and no more than is kept for them all: its deadline is the job's."""
     points = plain_forms(job).points
     point = points.get("int8-static") or points["fp32"]
-    return PACE * (point.seconds or 0.0)
+    return min(PACE * (point.seconds or 0.0), SHARE_OF_TIME * job.clock.limit)
 
 
 def bases(job: Job) -> list[Forms]:
