@@ -75,7 +75,10 @@ class Outlook:
         """Seconds of training the original for a pass, from a step in the arithmetic that suits it; stored."""
         task, stored = self.job.task, self.job.store.step("pace")
         if stored is None:
-            _, pace = precision_and_pace(task.model, task.example(PACE_EXAMPLES), examples=PACE_EXAMPLES)
+            try:
+                _, pace = precision_and_pace(task.model, task.example(PACE_EXAMPLES), examples=PACE_EXAMPLES)
+            except RuntimeError:  # it has no backward pass; what heals will say so
+                pace = TRAINING_OVER_FORWARD * (self._points[ORIGINAL].seconds_per_example or 1e-3)
             stored = {"seconds_per_example": pace}
             self.job.store.finish_step("pace", stored)
         return float(stored["seconds_per_example"]) * len(task.train)
