@@ -103,7 +103,7 @@ def add_variants(job: Job) -> None:
     for forms in bases(job):
         for name in wanted(job, forms):
             with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
-                if claim is None:
+                if claim is None or job.store.has(f"{forms.name}-{name}"):
                     continue
                 if seconds_each(job) > job.clock.left() - seconds_needed(job):
                     return
