@@ -12,35 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantize_networks import Residual, images, seeded, task_of
 from safetensors.torch import load_file
-from torch import nn
 
-from tenfold.compress import Recipe, Run, apply_recipe, pack, save, unpack
+from tenfold.compress import unpack
 from tenfold.compress.pack.container import DIGEST, HEAD
-from tenfold.compress.quantize import Nearest, PerChannel, QuantizeWeights
-from tenfold.compress.technique import Technique
 from tenfold.errors import PackError
 
 pytest.importorskip("constriction")
-
-
-def wide() -> nn.Module:
-    return seeded(lambda: Residual(40))
-
-
-def saved(folder: Path, *steps: Technique, build: Callable[[], nn.Module] = wide) -> Path:
-    model = build()
-    task = task_of(model, images())
-    made, applied = apply_recipe(Recipe(steps), task, Run())
-    return save(folder, made, applied, inputs=task.example(1))
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("packed")
-    pack(saved(folder / "a", QuantizeWeights(4, PerChannel(), rounding=Nearest())), folder / "a.pack")
-    return (folder / "a.pack").read_bytes()
 
 
 def refused(data: bytes, folder: Path) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from quantize_networks import Residual, images, seeded, task_of
+from pack_networks import saved, wide
+from quantize_networks import images
 from safetensors.torch import load_file
 from torch import nn
 
 from tenfold.cli import main
-from tenfold.compress import Recipe, Run, apply_recipe, load, pack, save, unpack
+from tenfold.compress import load, pack, save, unpack
 from tenfold.compress.quantize import Nearest, PerChannel, PerGroup, Quantize, QuantizeWeights
 from tenfold.compress.registry import technique_class
 from tenfold.compress.saved import save_tensors
@@ -23,24 +23,6 @@ from tenfold.compress.technique import Technique
 from tenfold.errors import OutputError, PackError, RecipeError
 
 pytest.importorskip("constriction")
-
-
-def wide() -> nn.Module:
-    return seeded(lambda: Residual(40))
-
-
-def saved(folder: Path, *steps: Technique, build: Callable[[], nn.Module] = wide) -> Path:
-    model = build()
-    task = task_of(model, images())
-    made, applied = apply_recipe(Recipe(steps), task, Run())
-    return save(folder, made, applied, inputs=task.example(1))
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("packed")
-    pack(saved(folder / "a", QuantizeWeights(4, PerChannel(), rounding=Nearest())), folder / "a.pack")
-    return (folder / "a.pack").read_bytes()
 
 
 @pytest.mark.parametrize(

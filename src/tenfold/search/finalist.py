@@ -77,9 +77,8 @@ def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress
             views=tuple(View(view) for view in found["views"]),
         )
     seconds_taken = time.monotonic() - began
-    here = passes - float(
-        applied.resolved["epochs_before"]
-    )  # the rest was done by a process that was stopped
+    # The passes of a process that was stopped took none of these seconds.
+    here = passes - float(applied.resolved["epochs_before"])
     pace = seconds_taken / here if here > 0 else before.seconds_per_pass
     step = Step(repeatable, applied.resolved)
     return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)

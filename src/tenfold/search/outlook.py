@@ -17,9 +17,7 @@ from tenfold.search.variants import seconds_kept
 from tenfold.training import precision_and_pace
 
 TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
-TEACHER_VIEWS = (
-    2  # in which the teacher may be asked about every example, before the first finalist is healed
-)
+TEACHER_VIEWS = 2  # in which the teacher may be asked about every example, before the first healing
 PACE_EXAMPLES = 16
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
