@@ -182,7 +182,9 @@ def test_an_interrupt_keeps_the_answers_and_comes_through(task: Task, damaged: n
 def test_a_healing_that_was_stopped_goes_on(task: Task, damaged: nn.Module, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
     monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
-    plain = Distill(epochs=4, precision="fp32").apply(damaged, task, Run())
+    # Stated, since timing may choose other arithmetic for another run.
+    arithmetic = {"precision": "fp32", "teacher_precision": "fp32"}
+    plain = Distill(epochs=4, **arithmetic).apply(damaged, task, Run())
 
     def stop(fraction: float, text: str) -> None:
         if fraction > 0.6:
@@ -190,16 +192,16 @@ def test_a_healing_that_was_stopped_goes_on(task: Task, damaged: nn.Module, tmp_
 
     kept = tmp_path / "healing.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        Distill(epochs=4, precision="fp32").apply(damaged, task, Run(checkpoint=kept, progress=stop))
+        Distill(epochs=4, **arithmetic).apply(damaged, task, Run(checkpoint=kept, progress=stop))
     # Called again with another bound, it keeps to what was decided.
-    again = Distill(seconds=300.0, precision="fp32").apply(damaged, task, Run(checkpoint=kept))
+    again = Distill(seconds=300.0, **arithmetic).apply(damaged, task, Run(checkpoint=kept))
     assert 2.4 <= again.resolved["epochs_before"] < 4
     assert again.resolved["planned_epochs"] == 4
     assert again.resolved["held_out_losses"] == plain.resolved["held_out_losses"]
     for a, b in zip(again.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(a, b)
     # Another network does not go on with it.
-    other = Distill(epochs=1, precision="fp32").apply(task.model, task, Run(checkpoint=kept))
+    other = Distill(epochs=1, **arithmetic).apply(task.model, task, Run(checkpoint=kept))
     assert other.resolved["epochs_before"] == 0
 
 
