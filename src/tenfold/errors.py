@@ -5,6 +5,9 @@ A message says what is wrong, where (the layer, the file or the option), and wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TenfoldError(Exception):
     """Something the user can put right. Its text is one clear sentence or two."""
@@ -52,3 +55,16 @@ class PackError(TenfoldError):
 
 class TenfoldWarning(UserWarning):
     """Something that the user should know before the work goes on."""
+
+
+@contextmanager
+def memory_reported() -> Iterator[None]:
+    """Within the block, memory that runs out is a `NetworkError`: PyTorch says so by a RuntimeError of many texts."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        told = any(words in text for words in ("out of memory", "allocate memory", "not enough memory"))
+        if not (told or isinstance(error, MemoryError)):
+            raise
+        raise NetworkError("memory ran out: train in smaller batches, or on a machine with more") from error

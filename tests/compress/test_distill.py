@@ -2,7 +2,9 @@
 
 import copy
 import json
+import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError
-from tenfold.training import View
+from tenfold.training import Distillation, View
 
 
 class Net(nn.Module):
@@ -205,6 +207,20 @@ def test_a_healing_that_was_stopped_goes_on(task: Task, damaged: nn.Module, tmp_
     assert other.resolved["epochs_before"] == 0
 
 
+def test_a_process_that_is_killed_leaves_the_answers_beside_the_checkpoint(
+    task: Task, damaged: nn.Module, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
+    kept, seen = tmp_path / "healing.safetensors", []
+
+    def look(fraction: float, text: str) -> None:
+        seen.append(kept.exists() and len(list(tmp_path.glob("teacher-*.safetensors"))) == 1)
+
+    Distill(epochs=1).apply(damaged, task, Run(folder=tmp_path, checkpoint=kept, progress=look))
+    assert all(seen)
+
+
 @pytest.mark.parametrize("hidden", [Matching.AUTO, [["stage", "stage"]]])
 def test_hidden_layers_of_another_width_are_matched(task: Task, hidden) -> None:
     torch.manual_seed(0)
@@ -329,3 +345,27 @@ def test_a_network_broken_before_it_is_healed_is_told_from_one_that_diverges(
         broken.fc.weight.fill_(float("nan"))
     with pytest.raises(NetworkError, match="before any training"):
         Distill(epochs=1).apply(broken, task, Run())
+
+
+def test_what_was_learned_before_it_diverged_is_kept(task: Task, damaged: nn.Module, monkeypatch) -> None:
+    settings = Distill(epochs=4, precision="fp32", teacher_precision="fp32", views=(View.IDENTITY,))
+    right, steps = Distillation.loss, 0
+
+    def wrong_later(self, outputs, answers, batch):
+        nonlocal steps
+        steps += torch.is_grad_enabled()
+        return right(self, outputs, answers, batch) * (
+            math.nan if torch.is_grad_enabled() and steps > 7 else 1
+        )
+
+    monkeypatch.setattr("tenfold.training.loop.GOOD_STATE_EVERY", 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Distillation, "loss", wrong_later)
+        found = settings.apply(damaged, task, Run())
+    assert "diverged: the loss is nan at step 8" in found.resolved["diverged"]
+    assert found.resolved["steps"] == 6
+    assert found.resolved["cut_short"]
+    again = replace(settings, steps=6).apply(damaged, task, Run())
+    assert again.resolved["diverged"] is None
+    for a, b in zip(again.model.parameters(), found.model.parameters(), strict=True):
+        assert torch.equal(a, b)

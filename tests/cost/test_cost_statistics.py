@@ -14,6 +14,7 @@ from tenfold.cost import (
     Interval,
     bootstrap_mean,
     bootstrap_median,
+    bootstrap_metric,
     paired_bootstrap,
     paired_difference_interval,
     spearman,
@@ -101,6 +102,19 @@ def test_paired_bootstrap_agrees_with_the_closed_form_on_accuracy():
     assert paired_bootstrap(accuracy, a, b, targets, resamples=50, seed=1) == paired_bootstrap(
         accuracy, a, b, targets, resamples=50, seed=1
     )
+
+
+def test_resamples_of_fewer_examples_give_the_same_width():
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(0, 10, (4000,), generator=generator)
+    outputs = (
+        torch.nn.functional.one_hot(targets, 10).float() + torch.randn(4000, 10, generator=generator) * 0.5
+    )
+    exact = wilson_interval(round(4000 * accuracy(outputs, targets)), 4000)
+    for draw in (None, 400):
+        found = bootstrap_metric(accuracy, outputs, targets, resamples=2000, draw=draw)
+        assert found.value == pytest.approx(exact.value)
+        assert found.high - found.low == pytest.approx(exact.high - exact.low, rel=0.08)
 
 
 def test_paired_bootstrap_of_a_metric_that_fails():

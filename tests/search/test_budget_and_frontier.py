@@ -15,7 +15,7 @@ from tenfold.search.finish import message
 from tenfold.search.frontier import ORIGINAL, choose, dominates, mark, nearest
 from tenfold.search.point import Point
 from tenfold.search.quantities import dimensions, megabytes, milliseconds, seconds, share
-from tenfold.search.scoring import resamples_for
+from tenfold.search.scoring import Effort, affordable
 
 
 def point(name: str, ms: float | None, size: int | None, drop: float | None = 0.0, **more: object) -> Point:
@@ -158,9 +158,10 @@ def test_without_a_budget_there_is_no_verdict():
 
 
 def test_a_slow_metric_gets_fewer_resamples():
-    assert resamples_for(1e-6) == 500
-    assert resamples_for(0.02) == 250
-    assert resamples_for(10.0) == 100
+    assert affordable(1e-6, 1000) == Effort(500)
+    assert affordable(0.02, 1000) == Effort(250)
+    assert affordable(0.1, 1000) == Effort(100, 500)  # a resample of half of them takes half as long
+    assert affordable(100.0, 1000) == Effort(100, 50)
 
 
 def test_a_point_survives_json(tmp_path: Path):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -89,6 +90,35 @@ def test_a_claim_from_elsewhere_is_free_once_it_was_silent(tmp_path):
     old = time.time() - STALE_SECONDS - 1
     os.utime(path, (old, old))
     assert store.claim("c1") is not None
+
+
+def test_a_stale_claim_is_taken_by_one_alone(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    path, old = store.root / "claims" / "c1", time.time() - STALE_SECONDS - 1
+    path.write_text(json.dumps({"host": "another", "pid": 1}))
+    os.utime(path, (old, old))
+    with ThreadPoolExecutor(8) as pool:
+        taken = [claim for claim in pool.map(store.claim, ["c1"] * 8) if claim is not None]
+    assert len(taken) == 1
+
+
+def test_an_owner_taken_for_dead_does_not_take_the_claim_away(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    late = store.claim("c1")
+    assert late is not None
+    path = store.root / "claims" / "c1"
+    path.write_text(json.dumps({"host": "another", "pid": 1}))
+    late.touch()
+    late.release()
+    assert path.exists()
+
+
+def test_failures_are_a_file_each(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    assert store.failures() == {}
+    store.note_failure("o-low-rank", "too small")
+    store.note_failure("onnx-int8-static", "no scale")
+    assert store.failures() == {"o-low-rank": "too small", "onnx-int8-static": "no scale"}
 
 
 def test_a_target_that_is_no_file_is_left_alone(tmp_path):

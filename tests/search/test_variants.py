@@ -18,15 +18,19 @@ from tenfold.search.clock import Clock
 from tenfold.search.finalist import add_finalist, cut, keep, recalled
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
+from tenfold.search.pace import original_pass
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.space import Plan
 from tenfold.search.store import Store, identity_of
 from tenfold.search.variants import (
     UNTOUCHED,
+    VARIANTS,
     Forms,
+    add_variant,
     add_variants,
     plain_forms,
+    seconds_for,
     seconds_kept,
     wanted,
     where_integers_cost,
@@ -89,6 +93,37 @@ def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
     assert thin.size_bytes < plain.size_bytes
     # Once made, nothing is wanted any more, by this process or another.
     assert wanted(job, plain_forms(job)) == []
+
+
+def test_what_is_trained_comes_last_and_is_given_its_time(job: Job) -> None:
+    assert list(VARIANTS)[-1] == "int8-trained"
+    plain, trained = (seconds_for(job, VARIANTS[name]) for name in ("int8-equalized", "int8-trained"))
+    assert trained == pytest.approx(plain + 2 * original_pass(job))
+    # Where the plain network loses by integers, a healed one is expected to do so too.
+    before = seconds_kept(job)
+    point = job.store.point("onnx-int8-static")
+    lost = point.validation_drop
+    point.validation_drop = 0.3
+    job.store.update(point)
+    assert seconds_kept(job) == pytest.approx(before + 2 * (plain + trained))
+    point.validation_drop = lost
+    job.store.update(point)
+
+
+def test_a_variant_that_runs_out_of_memory_is_on_record(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("tenfold.search.variants.made", full)
+    add_variant(job, plain_forms(job), "int8-dynamic", quietly)
+    assert "memory ran out" in job.store.failures()["o-int8-dynamic"]
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("a mistake in the code")
+
+    monkeypatch.setattr("tenfold.search.variants.made", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        add_variant(job, plain_forms(job), "int8-dynamic", quietly)
 
 
 def test_of_a_healed_network_too(job: Job) -> None:

@@ -8,7 +8,8 @@ from tenfold.data import Split
 from tenfold.errors import NetworkError
 from tenfold.training import Precision, TeacherOutputs, View, faithful_views, fingerprint, stage_pairs
 from tenfold.training.hidden import captured, projections_between
-from tenfold.training.views import Batch, show, shown, view_of
+from tenfold.training.kept import first_shown
+from tenfold.training.views import Batch, show, view_of
 
 BOTH = (View.IDENTITY, View.FLIP)
 PLAIN = Precision()
@@ -51,41 +52,59 @@ def test_outputs_are_the_teachers_own_and_asked_for_once(teacher: Net) -> None:
     for _ in range(2):
         batch = batch_of(split, [3, 7, 7, 1], [0, 1, 0, 0])
         torch.testing.assert_close(outputs(batch, BOTH), teacher.eval()(batch.inputs).detach())
-        assert outputs.asked == 20  # the odd ones, in both views
+        assert outputs.asked == 20  # 3 and 1 plainly in the second pass, 7 mirrored in the first
     # Some known, some new: only the blocks of the new ones are asked for, and all come back in order.
     batch = batch_of(split, [7, 2, 3, 3], [1, 0, 1, 0])
     torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
-    assert outputs.asked == 30
+    assert outputs.asked == 30  # 2 plainly, in the first
 
 
 @pytest.mark.parametrize("kinds", [BOTH, (View.IDENTITY,)])
-def test_a_first_pass_asks_for_nothing_but_its_own_batches(teacher: Net, kinds, monkeypatch) -> None:
-    monkeypatch.setattr("tenfold.training.outputs.BLOCK", 4)
+def test_a_step_asks_for_nothing_but_what_it_shows_first(teacher: Net, kinds) -> None:
     split = images(18)
-    outputs = TeacherOutputs(teacher, split, precision=PLAIN, seed=3)
-    for number, (indices, inputs, targets) in enumerate(split.batches(4, shuffle=3)):
-        views = view_of(indices, 0, kinds)
-        outputs(Batch(indices, show(inputs, views, kinds), targets, views), kinds)
-        assert outputs.asked == min(4 * (number + 1), 18)
-    assert sorted(torch.cat(outputs.first(8)).tolist()) == sorted(
-        torch.randperm(18, generator=torch.Generator().manual_seed(3))[:8].tolist()
-    )
+    outputs = TeacherOutputs(teacher, split, batch_size=4, precision=PLAIN, seed=3)
+    for epoch in range(4):
+        for indices, inputs, targets in split.batches(4, shuffle=3 + epoch, drop_last=True):
+            views, before = view_of(indices, epoch, kinds), outputs.asked
+            outputs(Batch(indices, show(inputs, views, kinds), targets, views), kinds)
+            if epoch < len(kinds):
+                assert outputs.asked == before + 4
+            else:  # but for the two that each of the first passes left over
+                assert outputs.asked <= len(kinds) * 18
+    assert outputs.asked == len(kinds) * 18
 
 
-def test_an_answer_does_not_depend_on_what_was_asked_before(teacher: Net, monkeypatch) -> None:
+def test_every_view_of_every_example_is_in_a_block_of_one_step() -> None:
+    blocks = first_shown(images(18), BOTH, 4, seed=3)
+    assert blocks.min() == 0
+    assert blocks.max() == 9  # two passes of four steps and a rest
+    sizes = {(view, int(b)): int((blocks[view] == b).sum()) for view in (0, 1) for b in blocks[view].unique()}
+    assert sum(sizes.values()) == 36
+    assert max(sizes.values()) <= 4
+    for (view, block), _ in sizes.items():
+        epoch, step = divmod(block, 5)
+        shown_then = split_order(18, 3 + epoch)[4 * step : 4 * step + 4]
+        members = (blocks[view] == block).nonzero().flatten()
+        assert set(members.tolist()) == {i for i in shown_then if (i + epoch) % 2 == view}
+
+
+def split_order(number: int, seed: int) -> list[int]:
+    return torch.randperm(number, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def test_an_answer_does_not_depend_on_what_was_asked_before(teacher: Net) -> None:
     """A teacher whose answer gives away the batch it was computed in, as rounding does in the last bits."""
 
     class Telling(Net):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) + x.mean()
 
-    monkeypatch.setattr("tenfold.training.outputs.BLOCK", 4)
     split, telling = images(18), Telling()
     telling.load_state_dict(teacher.state_dict())
     generator = torch.Generator().manual_seed(0)
 
     def all_after(history: int) -> torch.Tensor:
-        outputs = TeacherOutputs(telling, split, precision=PLAIN)
+        outputs = TeacherOutputs(telling, split, batch_size=4, precision=PLAIN)
         for _ in range(history):
             index = torch.randint(18, (5,), generator=generator)
             outputs(
@@ -103,7 +122,17 @@ def test_the_wait_for_what_is_unknown_is_told(teacher: Net) -> None:
     outputs(batch_of(split, [0], [0]), BOTH)  # the even ones, ten of forty
     outputs.seconds = 5.0
     assert outputs.waiting(BOTH) == pytest.approx(30 * 0.5)
-    assert outputs.waiting((View.IDENTITY,)) == pytest.approx(10 * 0.5)
+    assert outputs.waiting((View.IDENTITY,)) == pytest.approx(20 * 0.5)  # other blocks
+
+
+def test_the_wait_is_told_though_all_that_is_known_came_from_a_file(teacher: Net, tmp_path) -> None:
+    split = images()
+    first = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    first(batch_of(split, [0], [0]), BOTH)
+    first.save()
+    again = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    assert again.waiting(BOTH) > 0
+    assert again.asked == 10  # a block, that gives the pace
 
 
 def test_views_keep_their_place_whatever_tuple_is_in_use(teacher: Net) -> None:
@@ -129,7 +158,7 @@ def test_outputs_resume_from_disk_and_ignore_a_damaged_file(teacher: Net, tmp_pa
     other = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path, seed=1)
     other(batch, BOTH)
     assert other.asked > 0  # other blocks, other last bits
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     damaged = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
     assert torch.equal(damaged(batch, BOTH), expected)
@@ -152,8 +181,35 @@ def test_outputs_too_large_to_keep_are_asked_for_again(teacher: Net, monkeypatch
     batch = batch_of(split, [3, 4], [0, 0])
     for _ in range(2):
         torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
-    assert outputs.asked == 10 + 2 * 2  # a block, to learn the shape, and each batch
+    assert outputs.asked == 2 * 2  # no whole block
     assert outputs.waiting(BOTH) == 0.0
+
+
+def test_outputs_of_varying_length_are_not_kept(teacher: Net) -> None:
+    class Ragged(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, 0, 0, : 2 + int(x.shape[0] > 2)]
+
+    split = images()
+    outputs, batch = TeacherOutputs(Ragged(), split, precision=PLAIN), batch_of(split, [3, 4, 9], [0, 0, 0])
+    for _ in range(2):
+        assert outputs(batch, BOTH).shape == (3, 3)
+    assert outputs.waiting(BOTH) == 0.0
+
+
+def test_what_was_decided_about_a_teacher_is_kept(teacher: Net, tmp_path) -> None:
+    split = images()
+    first = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    views = faithful_views(first, split)
+    asked = first.asked
+    assert faithful_views(first, split) == views
+    assert first.asked == asked == 40
+    first.save()
+    again = TeacherOutputs(teacher, split, folder=tmp_path)
+    assert (again.precision, faithful_views(again, split), again.asked) == (PLAIN, views, 0)
+    (notes,) = tmp_path.glob("*.json")
+    notes.write_text('{"key": 3, "precision": []}')
+    assert TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path).faithful is None
 
 
 def test_a_teacher_that_answers_nonsense_is_refused(teacher: Net) -> None:
@@ -218,13 +274,6 @@ def test_mirror_is_kept_only_where_the_teacher_still_sees_the_class() -> None:
     assert views(Upright(), upright, labels.float()) == (View.IDENTITY,)
     # Neither has what is not an image.
     assert views(nn.Linear(6, 3), torch.randn(60, 6), labels) == (View.IDENTITY,)
-
-
-def test_shown_gives_the_view_asked_for() -> None:
-    split = images()
-    plain, mirrored = (shown(split, torch.tensor([2, 4]), view) for view in BOTH)
-    assert torch.equal(mirrored.inputs, plain.inputs.flip(3))
-    assert mirrored.views.tolist() == [1, 1]
 
 
 def test_stage_pairs_are_the_last_layers_at_each_resolution(teacher: Net) -> None:

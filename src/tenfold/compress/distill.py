@@ -24,6 +24,7 @@ from tenfold.errors import NetworkError
 from tenfold.training import (
     AdamW,
     Distillation,
+    Diverged,
     HiddenDistillation,
     Keeper,
     OptimizerSettings,
@@ -166,8 +167,10 @@ class Distill:
         keeper = self._keeper(student, train, run)
         decided = {} if keeper is None else keeper.decided  # by the run that this one goes on with, if any
         asked = decided.get("teacher_precision", self.teacher_precision)
-        teacher = teacher_outputs(original, train, run, None if asked is None else Precision.named(asked))
-        judge = teacher_outputs(original, held, run, teacher.precision)
+        teacher = teacher_outputs(
+            original, train, run, batch_size, None if asked is None else Precision.named(asked)
+        )
+        judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
         chosen = decided.get("precision", self.precision)
         precision = (
             fastest_precision(student, train.select(range(batch_size))[0])
@@ -201,6 +204,7 @@ class Distill:
             )
         optimizer = self.optimizer(student, batch_size)
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
+        diverged: str | None = None
         precise: dict[str, Any] = {
             "optimizer": optimizer,
             "batch_size": batch_size,
@@ -216,6 +220,7 @@ class Distill:
                 fitting = passes_within(deadline, student, train, objective, run.seed, precise)
                 epochs = fitting if self.epochs is None else min(self.epochs, fitting)
             if keeper is not None:
+                keeper.also = teacher.save
                 keeper.decided = {
                     "epochs": epochs,
                     "precision": str(precision),
@@ -223,10 +228,15 @@ class Distill:
                     "views": [view.value for view in views],
                 }
             with held_zeros(student):  # what pruning set to zero is no weight any more
-                result = fit(
-                    student, train, objective, epochs=epochs, until=deadline, steps=self.steps, seed=run.seed,
-                    keeper=keeper, progress=run.progress, **precise,
-                )  # fmt: skip
+                try:
+                    result = fit(
+                        student, train, objective, epochs=epochs, until=deadline, steps=self.steps, seed=run.seed,
+                        keeper=keeper, progress=run.progress, **precise,
+                    )  # fmt: skip
+                except Diverged as error:
+                    if not error.result.steps:
+                        raise
+                    result, diverged = error.result, str(error)  # what it had learned by then is not lost
         finally:
             teacher.save()
             judge.save()
@@ -243,6 +253,7 @@ class Distill:
                 "planned_epochs": epochs,
                 "epochs_before": result.steps_before / max(1, len(train) // batch_size),
                 "cut_short": result.epochs < epochs,
+                "diverged": diverged,
                 "seconds": round(time.monotonic() - started, 3),
                 "loss": result.losses[-1] if result.losses else None,
                 "losses": list(result.losses),
@@ -381,12 +392,14 @@ def training_bytes(model: nn.Module, example: Inputs) -> float:
 
 
 def teacher_outputs(
-    teacher: nn.Module, split: Split, run: Run, precision: Precision | None = None
+    teacher: nn.Module, split: Split, run: Run, batch_size: int, precision: Precision | None = None
 ) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same."""
-    key = f"teacher outputs {fingerprint(teacher, split)} {precision} {run.seed}"
+    key = f"teacher outputs {fingerprint(teacher, split)} {batch_size} {precision} {run.seed}"
     if key not in run.cache:
-        run.cache[key] = TeacherOutputs(teacher, split, precision=precision, folder=run.folder, seed=run.seed)
+        run.cache[key] = TeacherOutputs(
+            teacher, split, batch_size=batch_size, precision=precision, folder=run.folder, seed=run.seed
+        )
     outputs: TeacherOutputs = run.cache[key]
     return outputs
 

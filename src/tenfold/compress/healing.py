@@ -57,9 +57,9 @@ def heal(
     original = task.model if run.teacher is None else run.teacher
     train, held = held_out(task.train)
     asked = None if settings.teacher_precision is None else Precision.named(settings.teacher_precision)
-    teacher = teacher_outputs(original, train, run, asked)
-    judge = teacher_outputs(original, held, run, teacher.precision)
     batch_size = batch_for(len(train), settings.batch_size, training_bytes(task.model, task.zeros(1)))
+    teacher = teacher_outputs(original, train, run, batch_size, asked)
+    judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
     precision = (
         fastest_precision(model, train.select(range(batch_size))[0])
         if settings.precision is None

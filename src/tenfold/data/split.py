@@ -78,6 +78,10 @@ class Split:
             raise DataError(_unequal(indices, items) or f"the examples do not stack: {error}") from error
         return inputs if isinstance(inputs, (Tensor, dict)) else tuple(inputs), targets
 
+    def order(self, seed: int) -> Tensor:
+        """The indices in the random order that this seed fixes."""
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+
     def batches(
         self, size: int, *, shuffle: int | None = None, drop_last: bool = False, skip: int = 0
     ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
@@ -85,10 +89,7 @@ class Split:
 
         The first `skip` batches are left out unread.
         """
-        if shuffle is None:
-            order = torch.arange(len(self))
-        else:
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(shuffle))
+        order = torch.arange(len(self)) if shuffle is None else self.order(shuffle)
         for index in order.split(size)[skip:]:
             if drop_last and len(index) < size and len(self) >= size:
                 return

@@ -8,7 +8,7 @@ from tenfold.compress import Recipe, Step
 from tenfold.compress.quantize import Mode, Quantize
 from tenfold.errors import TenfoldError
 from tenfold.search.frontier import EAGER, ORIGINAL
-from tenfold.search.job import Job, add_point
+from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
 
 LABELS = {
@@ -25,30 +25,29 @@ def add_baselines(job: Job) -> dict[str, str]:
 
     The fp32 export must work: everything is compared with it.
     """
-    skipped: dict[str, str] = job.store.step("baselines") or {}
     with job.clock.phase("baselines") as progress:
         for number, (point_id, (label, precision)) in enumerate(LABELS.items()):
-            if job.store.has(point_id) or point_id in skipped:
+            if job.store.has(point_id) or point_id in job.store.failures():
                 continue
             progress(number / len(LABELS), label)
             # Everything is compared with the original, so it is waited for; others are left to whoever makes them.
             held = job.store.waiting_for if point_id == ORIGINAL else job.store.claimed
-            with held(point_id) as mine:
-                if not mine or job.store.has(point_id):
+            with held(point_id) as claim:
+                if claim is None or job.store.has(point_id):
                     continue
                 try:
-                    add_baseline(job, Point(point_id, "baseline", label, precision))
+                    point = Point(point_id, "baseline", label, precision)
+                    add_baseline(job, point, job.telling(progress, claim, label))
                 except TenfoldError as error:
                     if point_id in (ORIGINAL, EAGER):
                         raise
-                    skipped[point_id] = str(error)
-                    job.store.finish_step("baselines", skipped)
+                    job.store.note_failure(point_id, str(error))
             job.keep_time()  # a process that is killed must not be given it again
         progress(1.0, "")
-    return skipped
+    return job.store.failures()
 
 
-def add_baseline(job: Job, point: Point) -> None:
+def add_baseline(job: Job, point: Point, progress: Progress) -> None:
     """Make one baseline and store it."""
     began = time.monotonic()
     model, steps = job.task.model, []
@@ -57,9 +56,10 @@ def add_baseline(job: Job, point: Point) -> None:
         problems = quantize.preflight(model, job.task, job.device)
         if problems:
             raise TenfoldError("; ".join(map(str, problems)))
-        applied = quantize.apply(model, job.task, job.run())
+        applied = quantize.apply(model, job.task, job.run(progress))
         model, steps = applied.model, [Step(quantize, applied.resolved)]
     recipe = Recipe(tuple(step.technique for step in steps), job.seed)
     counts = job.original_profile()
     point.params, point.macs = counts.params, counts.macs
-    add_point(job, point, model, steps, recipe if point.precision != EAGER else None, began=began)
+    served = recipe if point.precision != EAGER else None
+    add_point(job, point, model, steps, served, progress, began)

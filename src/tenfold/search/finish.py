@@ -220,11 +220,10 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
 
 def notes(job: Job) -> list[str]:
     """What could not be made, and why: a line each."""
-    left_out = {**(job.store.step("baselines") or {}), **(job.store.step("variants") or {})}
     failed = {
         name: job.store.step(f"finalist-{name}") for name in (f"c{i + 1}" for i in range(MOST_FINALISTS))
     }
-    return [f"{name} was left out: {why}" for name, why in left_out.items()] + [
+    return [f"{name} was left out: {why}" for name, why in job.store.failures().items()] + [
         f"{name} could not be made: {record['error']}"
         for name, record in failed.items()
         if record is not None and "error" in record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock
 from tenfold.search.frontier import ORIGINAL, opened
 from tenfold.search.point import Point
-from tenfold.search.scoring import Runner, answers_on, dropped, scored
+from tenfold.search.scoring import Effort, Runner, answers_on, dropped, effort_for, scored
 from tenfold.search.serving import serve, verified
-from tenfold.search.store import Store
+from tenfold.search.store import Claim, Store
 
 Progress = Callable[[float, str], None]
 KEEP_TIME_EVERY = 5.0  # seconds
@@ -82,6 +82,16 @@ class Job:
         """As `keep_time`, if that was some seconds ago: a process that is killed must not be given them again."""
         if self.clock.spent() - self.cache.get("time kept", 0.0) > KEEP_TIME_EVERY:
             self.keep_time()
+
+    def telling(self, progress: Progress, claim: Claim, name: str) -> Progress:
+        """Progress under a name that also keeps the claim on the work, and the time spent, up to date."""
+
+        def told(fraction: float, text: str) -> None:
+            claim.touch()
+            self.note_time()
+            progress(fraction, f"{name}: {text}")
+
+        return told
 
     def artifact(self, point: Point) -> Artifact:
         """A finished point's artefact."""
@@ -167,10 +177,11 @@ def fill_scores(
     """Score and drop on a split, with intervals, into the point."""
     metric = job.task.metric
     assert callable(metric)  # `Task` looks names up
-    value = scored(metric, outputs, targets)
+    effort = effort_on(job, split, original, targets)
+    value = scored(metric, outputs, targets, effort)
     # The original loses nothing against itself: no interval is to say that it might.
     same = point.id == ORIGINAL
-    loss = Interval(0.0, 0.0, 0.0) if same else dropped(metric, original, outputs, targets)
+    loss = Interval(0.0, 0.0, 0.0) if same else dropped(metric, original, outputs, targets, effort)
     if split == "validation":
         point.validation_score = value.value
         point.validation_drop, point.validation_drop_low, point.validation_drop_high = (
@@ -181,6 +192,16 @@ def fill_scores(
     else:
         point.score, point.score_low, point.score_high = value.value, value.low, value.high
         point.drop, point.drop_low, point.drop_high = loss.value, loss.low, loss.high
+
+
+def effort_on(job: Job, split: str, outputs: Tensor, targets: Tensor) -> Effort:
+    """What intervals on a split rest on: decided once for a run, so that all its points are judged alike."""
+    stored = job.store.step(f"intervals-{split}")
+    if stored is None:
+        assert callable(job.task.metric)
+        stored = asdict(effort_for(job.task.metric, outputs, targets))
+        job.store.finish_step(f"intervals-{split}", stored)
+    return Effort(**stored)
 
 
 def finite(value: float) -> float | None:

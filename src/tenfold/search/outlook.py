@@ -11,14 +11,12 @@ from tenfold.search.finalists import FEWEST_PASSES, Tried, number_of_finalists
 from tenfold.search.finish import seconds_needed
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
+from tenfold.search.pace import TRAINING_OVER_FORWARD, original_pass
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.variants import seconds_kept
-from tenfold.training import precision_and_pace
 
-TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
 TEACHER_VIEWS = 2  # in which the teacher may be asked about every example, before the first healing
-PACE_EXAMPLES = 16
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
 FEWEST_FIRST, FEWEST_NEXT = 0.5, 3.0  # passes below which the first finalist, or another, is not begun
@@ -39,14 +37,17 @@ class Outlook:
         if paces:
             return max(paces[-1] * proposal.macs, 1e-9)
         share = proposal.macs / max(self.job.original_profile().macs, 1)
-        return max(self._original_pass * share, 1e-9)
+        return max(original_pass(self.job) * share, 1e-9)
 
     def seconds(self, proposal: Proposal) -> float:
         """How long it may heal if the time is divided among as many finalists as can be healed well."""
-        overhead = self.seconds_beside(proposal)
-        left = self.job.clock.left() - self._needed - overhead
+        overhead, left = self.seconds_beside(proposal), self.seconds_for_one(proposal)
         planned = number_of_finalists(left, self.seconds_per_pass(proposal) + overhead / FEWEST_PASSES)
         return (left - overhead * (planned - 1)) / planned
+
+    def seconds_for_one(self, proposal: Proposal) -> float:
+        """How long it may heal if it is the last."""
+        return self.job.clock.left() - self._needed - self.seconds_beside(proposal)
 
     def seconds_beside(self, proposal: Proposal) -> float:
         """What cutting, exporting and scoring take: as the last finalist showed, else as the baselines did.
@@ -69,26 +70,13 @@ class Outlook:
         return {point.id: point for point in self.job.store.points()}
 
     @cached_property
-    def _original_pass(self) -> float:
-        """Seconds of training the original for a pass, from a step in the arithmetic that suits it; stored."""
-        task, stored = self.job.task, self.job.store.step("pace")
-        if stored is None:
-            try:
-                _, pace = precision_and_pace(task.model, task.example(PACE_EXAMPLES), examples=PACE_EXAMPLES)
-            except RuntimeError:  # it has no backward pass; what heals will say so
-                pace = TRAINING_OVER_FORWARD * (self._points[ORIGINAL].seconds_per_example or 1e-3)
-            stored = {"seconds_per_example": pace}
-            self.job.store.finish_step("pace", stored)
-        return float(stored["seconds_per_example"]) * len(task.train)
-
-    @cached_property
     def _needed(self) -> float:
         return seconds_needed(self.job) + seconds_kept(self.job)
 
     def passes(self, proposal: Proposal) -> float:
         """How many passes over the training data it may have, once the teacher has answered."""
         known = any(t.seconds_per_pass for t in self.tried)
-        teacher = 0.0 if known else TEACHER_VIEWS * self._original_pass / TRAINING_OVER_FORWARD
+        teacher = 0.0 if known else TEACHER_VIEWS * original_pass(self.job) / TRAINING_OVER_FORWARD
         return max(self.seconds(proposal) - teacher, 0.0) / self.seconds_per_pass(proposal)
 
     def has_time_for(self, proposal: Proposal) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tenfold.errors import TenfoldError
+from tenfold.errors import TenfoldError, memory_reported
 from tenfold.search.budget import Budget
 from tenfold.search.candidates import candidates, judge_of, judged_again
 from tenfold.search.finalist import (
@@ -55,25 +55,27 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             possible = [
                 p for p in front if p.plan not in busy and (p.plan.untouched or outlook.has_time_for(p))
             ]
-            chosen = begun(job, name, front) or choose_next(
+            resumed = begun(job, name, front, tried)
+            chosen = resumed or choose_next(
                 possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
             )
-            if chosen is None or not outlook.has_time_for(chosen.proposal):
+            if chosen is None:
                 return
-            began, seconds = time.monotonic(), outlook.seconds(chosen.proposal)
-
-            def told(fraction: float, text: str, name: str = name) -> None:
-                claim.touch()
-                job.note_time()
-                progress(fraction, f"{name}: {text}")
-
+            # What was begun had its share of the time already: it may have all that is left to come to its end.
+            seconds = (
+                outlook.seconds_for_one(chosen.proposal) if resumed else outlook.seconds(chosen.proposal)
+            )
+            if seconds <= 0 or not (resumed or outlook.has_time_for(chosen.proposal)):
+                return
+            began, told = time.monotonic(), job.telling(progress, claim, name)
             record: dict[str, Any] = {"proposal": chosen.proposal.to_json()}
             job.store.finish_step(f"plan-{name}", chosen.proposal.plan.to_json())
             job.store.forget(name)  # what a killed process left of another structure
             try:
-                healed = heal(job, name, start_of(job, chosen, tried, told), seconds, told)
-                keep(job, name, healed)
-                add_finalist(job, name, healed, chosen.proposal, began, told)
+                with memory_reported():
+                    healed = heal(job, name, start_of(job, chosen, tried, told), seconds, told)
+                    keep(job, name, healed)
+                    add_finalist(job, name, healed, chosen.proposal, began, told)
                 record["healing"] = {"passes": healed.passes, "seconds_per_pass": healed.seconds_per_pass}
                 overhead = time.monotonic() - began - healed.seconds
             except TenfoldError as error:
@@ -85,13 +87,16 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             job.keep_time()
 
 
-def begun(job: Job, name: str, front: Sequence[Proposal]) -> Next | None:
-    """The structure that a process which was stopped had begun to heal under this name, if it is still proposed."""
+def begun(job: Job, name: str, front: Sequence[Proposal], tried: Sequence[Tried]) -> Next | None:
+    """What a process which was stopped had begun to heal under this name, if it is still proposed.
+
+    A structure that was tried before is one that was being healed on.
+    """
     plan = job.store.step(f"plan-{name}")
     if plan is None or not healing_file(job, name).exists():
         return None
     found = next((proposal for proposal in front if proposal.plan == Plan.from_json(plan)), None)
-    return None if found is None else Next(found)
+    return None if found is None else Next(found, any(t.proposal.plan == found.plan for t in tried))
 
 
 def start_of(job: Job, chosen: Next, tried: list[Tried], progress: Any) -> Healed:

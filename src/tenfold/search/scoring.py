@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.cost import Inputs, Interval, paired_bootstrap, paired_difference_interval, wilson_interval
+from tenfold.cost import (
+    Inputs,
+    Interval,
+    bootstrap_metric,
+    paired_bootstrap,
+    paired_difference_interval,
+    wilson_interval,
+)
 from tenfold.data import Metric, Split, accuracy, checked_score
+from tenfold.errors import MetricError
 
 Runner = Callable[[Inputs], Tensor]
 BATCH = 64
 RESAMPLES, FEWEST_RESAMPLES = 500, 100
-BOOTSTRAP_SECONDS = 5.0  # that an interval may take, if the fewest resamples fit into it
+FEWEST_DRAWN = 50  # examples in a resample
+BOOTSTRAP_SECONDS = 5.0  # that an interval may take
 
 CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
 
@@ -30,6 +39,14 @@ def half_width(examples: int) -> float:
 def examples_for(width: float) -> int:
     """How many examples bring that half down to `width`."""
     return math.ceil(CHANGED * (1.96 / width) ** 2)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What an interval of a metric other than accuracy rests on: resamples, and the examples in each (None: all)."""
+
+    resamples: int = RESAMPLES
+    examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,38 +77,56 @@ def answers_on(
     return Answers(torch.cat(outputs).contiguous(), torch.cat(targets).contiguous(), pace)
 
 
-def scored(metric: Metric, outputs: Tensor, targets: Tensor) -> Interval:
+def scored(metric: Metric, outputs: Tensor, targets: Tensor, effort: Effort = Effort()) -> Interval:
     """The metric: Wilson's interval for accuracy, else a bootstrap over the examples."""
-    began = time.monotonic()
     value = checked_score(metric, outputs, targets)
-    resamples = resamples_for(time.monotonic() - began)
     if metric is accuracy:
         right = int((outputs.argmax(dim=1) == targets).sum())
         return wilson_interval(right, len(targets))
-    generator = np.random.default_rng(0)
-    draws = [
-        float(metric(outputs[index], targets[index]))
-        for index in (
-            torch.from_numpy(generator.integers(0, len(targets), len(targets))) for _ in range(resamples)
-        )
-    ]
-    # A resample may miss a class that the metric needs; such draws say nothing about the spread.
-    finite = [draw for draw in draws if np.isfinite(draw)] or [value]
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return Interval(value, min(value, float(low)), max(value, float(high)))
+    with metric_named():
+        found = bootstrap_metric(metric, outputs, targets, resamples=effort.resamples, draw=effort.examples)
+    return Interval(value, min(value, found.low), max(value, found.high))
 
 
-def dropped(metric: Metric, original: Tensor, outputs: Tensor, targets: Tensor) -> Interval:
+def dropped(
+    metric: Metric, original: Tensor, outputs: Tensor, targets: Tensor, effort: Effort = Effort()
+) -> Interval:
     """Original minus this, on the same examples: Bonett and Price's interval for accuracy, else a bootstrap."""
     if metric is accuracy:
         before, after = (o.argmax(dim=1) == targets for o in (original, outputs))
         return paired_difference_interval(before.numpy(), after.numpy())
-    began = time.monotonic()
     checked_score(metric, outputs, targets)
-    resamples = resamples_for(2 * (time.monotonic() - began))  # it is asked about both networks
-    return paired_bootstrap(metric, original, outputs, targets, resamples=resamples)
+    with metric_named():
+        return paired_bootstrap(
+            metric, original, outputs, targets, resamples=effort.resamples, draw=effort.examples
+        )
 
 
-def resamples_for(seconds: float) -> int:
-    """How many resamples an interval rests on, where one takes so long."""
-    return max(FEWEST_RESAMPLES, min(RESAMPLES, int(BOOTSTRAP_SECONDS / max(seconds, 1e-9))))
+@contextmanager
+def metric_named() -> Iterator[None]:
+    """A metric that most draws of examples leave undefined is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise MetricError(
+            f"{error}: an interval needs a metric that is defined on most draws of the examples, "
+            "also where a class is missing"
+        ) from error
+
+
+def effort_for(metric: Metric, outputs: Tensor, targets: Tensor) -> Effort:
+    """What fits into the time of an interval, from one call on all examples after one that warms up."""
+    if metric is accuracy:
+        return Effort()
+    metric(outputs, targets)
+    began = time.monotonic()
+    metric(outputs, targets)
+    return affordable(2 * (time.monotonic() - began), len(targets))  # a drop asks about both networks
+
+
+def affordable(seconds: float, examples: int) -> Effort:
+    """As many resamples as fit where one of all examples takes so long; of fewer examples, where few fit."""
+    fitting = BOOTSTRAP_SECONDS / max(seconds, 1e-9)
+    if fitting >= FEWEST_RESAMPLES:
+        return Effort(min(RESAMPLES, int(fitting)))
+    return Effort(FEWEST_RESAMPLES, max(FEWEST_DRAWN, int(examples * fitting / FEWEST_RESAMPLES)))

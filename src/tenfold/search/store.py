@@ -2,8 +2,8 @@
 
 OUT/run.json says which run it is (digests of network and data, budget, device, seed); OUT/points/<id>/ holds
 one finished artefact each; OUT/steps/<name>.json what a step of the job found. Several processes may work in
-one folder: a point is claimed by creating OUT/claims/<id> (which only one of them can), and a claim whose
-owner stopped touching it is free again.
+one folder: a point is claimed by writing OUT/claims/<id>, under a lock, and a claim whose owner stopped touching it
+is free again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from tenfold.cost import Inputs, as_args
 from tenfold.data import Split, Task
@@ -31,6 +32,8 @@ from tenfold.search.point import Point
 # A claim is touched at every report of progress; after this long in silence its owner is taken for dead.
 STALE_SECONDS = 120.0
 WAIT_SECONDS = 0.5
+LOCK = ".claims.lock"  # held for a moment, while a claim is taken
+FAILED = "failed-"  # begins the names of steps that say why a point cannot be made
 SAMPLED_EXAMPLES = 64
 
 
@@ -111,22 +114,25 @@ class Store:
         """Store what a step found."""
         write_json(self.root / "steps" / f"{name}.json", value)
 
+    def note_failure(self, point_id: str, why: str) -> None:
+        """Store why a point cannot be made, so that nobody tries again."""
+        self.finish_step(f"{FAILED}{point_id}", why)
+
+    def failures(self) -> dict[str, str]:
+        """Why each point that cannot be made cannot."""
+        paths = sorted((self.root / "steps").glob(f"{FAILED}*.json"))
+        return {path.stem.removeprefix(FAILED): read_json(path) for path in paths}
+
     def claim(self, name: str) -> Claim | None:
         """The claim on a piece of work, or None if a living process holds it."""
         path = self.root / "claims" / name
         mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-        for _ in range(2):
-            try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                if not is_stale(path):
-                    return None
-                path.unlink(missing_ok=True)
-                continue
-            with os.fdopen(handle, "w") as file:
-                file.write(mine)
-            return Claim(path)
-        return None
+        # Between seeing that a claim is stale and taking it nobody else may do the same.
+        with FileLock(self.root / LOCK):
+            if path.exists() and not is_stale(path):
+                return None
+            path.write_text(mine)
+        return Claim(path, mine)
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[Claim | None]:
@@ -156,19 +162,23 @@ class Store:
 
 
 class Claim:
-    """A piece of work that this process has for itself, until released."""
+    """A piece of work that this process has for itself, until released, or taken by others for want of a touch."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, mine: str) -> None:
+        self.path, self.mine = path, mine
 
     def touch(self) -> None:
         """Say that the owner is alive."""
-        if self.path.exists():
+        if self._held():
             os.utime(self.path)
 
     def release(self) -> None:
         """Let others have it."""
-        self.path.unlink(missing_ok=True)
+        if self._held():
+            self.path.unlink(missing_ok=True)
+
+    def _held(self) -> bool:
+        return self.path.exists() and self.path.read_text() == self.mine
 
 
 def is_stale(path: Path) -> bool:

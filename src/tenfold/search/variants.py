@@ -11,17 +11,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from tenfold.compress import Recipe, Step, Technique
 from tenfold.compress.factorize import Factorize
 from tenfold.compress.quantize import Mode, Quantize, QuantizeWeights
 from tenfold.compress.registry import is_final
 from tenfold.cost import profile
-from tenfold.errors import TenfoldError
+from tenfold.errors import TenfoldError, memory_reported
 from tenfold.search.budget import MB
 from tenfold.search.finalist import Healed, recalled
 from tenfold.search.finish import seconds_needed
 from tenfold.search.frontier import ORIGINAL, choose, mark, nearest
 from tenfold.search.job import Job, Progress, add_point
+from tenfold.search.pace import original_pass
 from tenfold.search.point import Point
 
 UNTOUCHED = "o"  # begins the names of the points made of the untouched network
@@ -54,12 +57,16 @@ Worth = Callable[[Job, Forms], bool]
 
 @dataclass(frozen=True)
 class Variant:
-    """A form: the techniques that make it and the bits of a weight in its file, scales included; `worth` says when."""
+    """A form: the techniques that make it and the bits of a weight in its file, scales included.
+
+    `worth` says when it is worth making, `passes` over the training data what it trains for.
+    """
 
     label: str
     techniques: tuple[Technique, ...]
     bits: float
     worth: Worth
+    passes: float = 0.0
 
 
 def for_size(job: Job, forms: Forms) -> bool:
@@ -90,11 +97,12 @@ def where_nothing_was_healed(job: Job, forms: Forms) -> bool:
 VARIANTS: dict[str, Variant] = {
     "int8-dynamic": Variant("INT8 dynamic", (Quantize(mode=Mode.DYNAMIC),), 8.0, where_dynamic_is_faster),
     "int8-equalized": Variant("INT8 static, equalised", (Quantize(equalize=True),), 8.0, where_integers_cost),
-    "int8-trained": Variant(
-        "INT8 static, trained", (Quantize(epochs=TRAINED_PASSES),), 8.0, where_integers_cost
-    ),
     "int4-weights": Variant("4-bit weights", (QuantizeWeights(bits=4),), 5.0, for_size),
     "low-rank": Variant("low rank", (Factorize(),), 32.0, where_nothing_was_healed),
+    # Last, for it takes by far the longest.
+    "int8-trained": Variant(
+        "INT8 static, trained", (Quantize(epochs=TRAINED_PASSES),), 8.0, where_integers_cost, TRAINED_PASSES
+    ),
 }
 
 
@@ -105,14 +113,15 @@ def add_variants(job: Job) -> None:
             with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
                 if claim is None or job.store.has(f"{forms.name}-{name}"):
                     continue
-                if seconds_each(job) > job.clock.left() - seconds_needed(job):
-                    return
-                add_variant(job, forms, name, progress)
+                if seconds_for(job, VARIANTS[name]) > job.clock.left() - seconds_needed(job):
+                    continue
+                add_variant(job, forms, name, job.telling(progress, claim, f"{forms.name}-{name}"))
+            job.keep_time()
 
 
 def wanted(job: Job, forms: Forms) -> list[str]:
     """The variants of a network that are worth making and not made yet."""
-    failed = job.store.step("variants") or {}
+    failed = job.store.failures()
     limit = math.inf if job.budget.size_mb is None else job.budget.size_mb * MB
     parameters = next((p.params for p in forms.points.values() if p.params), 0)
     return [
@@ -128,45 +137,62 @@ def wanted(job: Job, forms: Forms) -> list[str]:
 def add_variant(job: Job, forms: Forms, name: str, progress: Progress) -> None:
     """Make one and store it as a point; one that cannot be made is put on record with the reason."""
     point_id, variant, began = f"{forms.name}-{name}", VARIANTS[name], time.monotonic()
-    progress(0.0, f"{point_id}: {variant.label}")
+    progress(0.0, variant.label)
     start = Healed(job.task.model, (), 0.0, None) if forms.name == UNTOUCHED else recalled(job, forms.name)
     if start is None:
         return
-    model, steps = start.model, start.steps
     some = next(iter(forms.points.values()))
     plain = some.label.rpartition(", ")[0] if forms.name != UNTOUCHED else "untouched"
-    params, macs = some.params, some.macs
+    point = Point(
+        point_id, "candidate", f"{plain}, {variant.label}", name, params=some.params, macs=some.macs
+    )
     try:
-        for technique in variant.techniques:
-            problems = technique.preflight(model, job.task, job.device)
-            if problems:
-                raise TenfoldError("; ".join(map(str, problems)))
-            seconds = job.clock.left() - seconds_needed(job)
-            applied = technique.apply(model, job.task, job.run(progress, seconds))
-            model, steps = applied.model, (*steps, Step(technique, applied.resolved))
-            if not is_final(technique):  # integers count as what they were
-                counts = profile(model, job.task.zeros(job.device.batch))
-                params, macs = counts.params, counts.macs
-        point = Point(point_id, "candidate", f"{plain}, {variant.label}", name)
-        point.params, point.macs = params, macs
-        recipe = Recipe(tuple(step.technique for step in steps), job.seed)
-        add_point(job, point, model, steps, recipe, progress, began)
+        with memory_reported():
+            model, steps = made(job, variant, start, point, progress)
+            recipe = Recipe(tuple(step.technique for step in steps), job.seed)
+            add_point(job, point, model, steps, recipe, progress, began)
     except TenfoldError as error:
-        job.store.finish_step("variants", {**(job.store.step("variants") or {}), point_id: str(error)})
+        job.store.note_failure(point_id, str(error))
+
+
+def made(
+    job: Job, variant: Variant, start: Healed, point: Point, progress: Progress
+) -> tuple[nn.Module, tuple[Step, ...]]:
+    """The network in another form, and all its steps; what it counts as goes into the point."""
+    model, steps = start.model, start.steps
+    for technique in variant.techniques:
+        problems = technique.preflight(model, job.task, job.device)
+        if problems:
+            raise TenfoldError("; ".join(map(str, problems)))
+        # What comes after it, the export and the scoring, takes no longer than all of plain INT8 did.
+        seconds = job.clock.left() - seconds_needed(job) - seconds_plain(job)
+        applied = technique.apply(model, job.task, job.run(progress, max(seconds, 0.0)))
+        model, steps = applied.model, (*steps, Step(technique, applied.resolved))
+        if not is_final(technique):  # integers count as what they were
+            counts = profile(model, job.task.zeros(job.device.batch))
+            point.params, point.macs = counts.params, counts.macs
+    return model, steps
 
 
 def seconds_kept(job: Job) -> float:
     """What variants may take at the end of the job, as far as is known before anything was healed."""
-    number = len(wanted(job, plain_forms(job)))
-    number += sum(variant.worth(job, Forms("", {})) for variant in VARIANTS.values())
-    return min(SHARE_OF_TIME * job.clock.limit, number * seconds_each(job))
+    plain = plain_forms(job)
+    # What will be healed is not known yet; it is taken to answer in integers as the plain network does.
+    likely = [*wanted(job, plain), *wanted(job, Forms("", plain.points))]
+    seconds = sum(seconds_for(job, VARIANTS[name]) for name in likely)
+    return min(SHARE_OF_TIME * job.clock.limit, seconds)
 
 
-def seconds_each(job: Job) -> float:
+def seconds_for(job: Job, variant: Variant) -> float:
     """What a variant is expected to take, and no more than is kept for them all: its deadline is the job's."""
+    training = variant.passes * original_pass(job) if variant.passes else 0.0
+    return min(PACE * seconds_plain(job) + training, SHARE_OF_TIME * job.clock.limit)
+
+
+def seconds_plain(job: Job) -> float:
+    """What the plain INT8 network took to make, export and score."""
     points = plain_forms(job).points
-    point = points.get("int8-static") or points["fp32"]
-    return min(PACE * (point.seconds or 0.0), SHARE_OF_TIME * job.clock.limit)
+    return (points.get("int8-static") or points["fp32"]).seconds or 0.0
 
 
 def bases(job: Job) -> list[Forms]:

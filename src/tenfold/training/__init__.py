@@ -6,7 +6,7 @@ from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
 from tenfold.training.keeping import Keeper
-from tenfold.training.loop import FitResult, fit, mean_loss
+from tenfold.training.loop import Diverged, FitResult, fit, mean_loss
 from tenfold.training.losses import (
     attention_loss,
     distillation_loss,
@@ -40,6 +40,7 @@ __all__ = [
     "Course",
     "CurvePoint",
     "Distillation",
+    "Diverged",
     "Ensemble",
     "FitResult",
     "HiddenDistillation",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 
+import torch
+
 from tenfold.data import Split
 from tenfold.training.outputs import TeacherOutputs
-from tenfold.training.views import View, is_image, shown
+from tenfold.training.views import View, is_image, show
 
 ASKED = 256
 KEPT = 0.95  # share of the accuracy on plain images that must be left on mirrored ones
@@ -16,22 +18,28 @@ KEPT = 0.95  # share of the accuracy on plain images that must be left on mirror
 def faithful_views(teacher: TeacherOutputs, split: Split, *, deadline: float = math.inf) -> tuple[View, ...]:
     """The views to teach in: always the identity, and the mirror image where it means the same.
 
-    Only for float images (N, C, H, W) with class labels (N,). The mirror is kept where, on about 256 training
-    images, the teacher finds the labelled class in at least 95% as many mirrored images as plain ones. Its answers
-    are kept for the training that follows. Past `deadline` (`time.monotonic()`) it decides by what it has asked.
+    Only for float images (N, C, H, W) with class labels (N,). The mirror is kept where, on 256 training images, the
+    teacher finds the labelled class in at least 95% as many mirrored images as plain ones. What it found is kept with
+    the teacher. Past `deadline` (`time.monotonic()`) it decides by what it has asked.
     """
-    right = {View.IDENTITY: 0, View.FLIP: 0}
-    for asked, index in enumerate(teacher.first(ASKED)):
-        if asked and time.monotonic() >= deadline:
+    if teacher.faithful is not None:
+        return teacher.faithful
+    right, whole = {View.IDENTITY: 0, View.FLIP: 0}, True
+    drawn = split.order(teacher.seed)[:ASKED]
+    for number, index in enumerate(drawn.split(teacher.batch_size)):
+        if number and time.monotonic() >= deadline:
+            whole = False
             break
+        inputs, targets = split.select(index)
+        if not is_image(inputs) or targets.is_floating_point() or targets.ndim != 1:
+            return (View.IDENTITY,)
         for view in right:
-            inputs, targets = split.select(index[:1])
-            if not is_image(inputs) or targets.is_floating_point() or targets.ndim != 1:
-                return (View.IDENTITY,)
-            batch = shown(split, index, view)
-            outputs = teacher(batch, tuple(View))
+            outputs = teacher.ask(show(inputs, torch.zeros_like(index), (view,)))
             if outputs.ndim != 2:
                 return (View.IDENTITY,)
-            right[view] += int((outputs.argmax(dim=1) == batch.targets).sum())
+            right[view] += int((outputs.argmax(dim=1) == targets).sum())
     same = 0 < KEPT * right[View.IDENTITY] <= right[View.FLIP]
-    return (View.IDENTITY, View.FLIP) if same else (View.IDENTITY,)
+    found = (View.IDENTITY, View.FLIP) if same else (View.IDENTITY,)
+    if whole:
+        teacher.faithful = found
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ class Keeper:
     """A file with the state of a run, and what is true of it: `facts`, plain JSON that must be equal to go on.
 
     `kept` are the facts of the file that is there, or None where there is none of a run with these `facts`. What
-    was decided for the run stands in `decided`, and comes back with it.
+    was decided for the run stands in `decided`, and comes back with it. `also` is called at every write.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self.path, self.facts = path, dict(facts)
         self.decided: dict[str, Any] = {}
+        self.also: Callable[[], None] = lambda: None
         self._tensors: dict[str, Tensor] = {}
         self._wait, self._written = EVERY_SECONDS, time.monotonic()
         try:
@@ -84,5 +85,6 @@ class Keeper:
             "losses": torch.tensor(losses, dtype=torch.float64),
         }
         write_checkpoint(self.path, tensors, {"facts": self.facts, "decided": self.decided})
+        self.also()
         self._written = time.monotonic()
         self._wait = max(EVERY_SECONDS, (self._written - began) / SHARE_OF_TIME)

@@ -45,6 +45,14 @@ class FitResult:
     steps_before: int = 0
 
 
+class Diverged(NetworkError):
+    """The loss, or a weight, is not finite. `result` tells of the run up to the weights that the student was given back."""
+
+    def __init__(self, text: str, result: FitResult) -> None:
+        super().__init__(text)
+        self.result = result
+
+
 @dataclass
 class Clock:
     """How much of the work is done: the larger of the shares of the time and of the steps that are used up."""
@@ -104,8 +112,8 @@ def fit(
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
     can be stopped again. For one seed the result is the same up to what timing decides.
 
-    Raises `NetworkError` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it
-    is left whole and in eval mode.
+    Raises `Diverged` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it is
+    left whole and in eval mode.
     """
     _check_bounds(seconds, epochs, batch_size)
     started = time.monotonic()
@@ -123,7 +131,20 @@ def fit(
     )
     losses: list[float] = []
     before = 0
-    good = _state(student)
+    good, good_step = _state(student), 0
+
+    def result(steps: int) -> FitResult:
+        curve = _curve(losses[:steps])
+        return FitResult(
+            steps, steps / per_epoch, clock.elapsed(), curve, batch_size, precision, min(before, steps)
+        )
+
+    def diverged(what: str, step: int) -> Diverged:
+        student.load_state_dict(good)
+        rate = f"learning rate {optimizer.learning_rate:g}"
+        text = f"training diverged: {what} at step {step} with {rate}; give a lower learning rate"
+        return Diverged(text, result(good_step))
+
     precision.model(student)
     cuda = [device] if device.type == "cuda" else []
     try:
@@ -133,7 +154,8 @@ def fit(
             learner = nn.ModuleDict({"student": student, "objective": nn.ParameterList(extra)})
             if keeper is not None:
                 before, losses = keeper.restore(learner, rule)
-                clock.step = before
+                clock.step = good_step = before
+                good = _state(student)
             student.train()
             if hold_norms:
                 hold_statistics(student)
@@ -150,9 +172,9 @@ def fit(
                 loss = objective(outputs.float(), batch)
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise _diverged(student, good, f"the loss is {value}", clock.step + 1, optimizer)
+                    raise diverged(f"the loss is {value}", clock.step + 1)
                 if clock.step % GOOD_STATE_EVERY == 0:
-                    good = _state(student)  # the weights that gave this finite loss
+                    good, good_step = _state(student), clock.step  # the weights that gave this finite loss
                 rule.zero_grad(set_to_none=True)
                 loss.backward()
                 if clip is not None:
@@ -168,21 +190,13 @@ def fit(
             if keeper is not None and losses:
                 keeper.write(learner, rule, losses)
         if not all(bool(p.isfinite().all()) for p in trained):  # the last step has no loss after it to tell
-            raise _diverged(student, good, "a weight is not finite", clock.step, optimizer)
+            raise diverged("a weight is not finite", clock.step)
     finally:
         plain_layout(student)
         student.eval()
         for parameter in student.parameters():
             parameter.grad = None
-    return FitResult(
-        clock.step,
-        clock.step / per_epoch,
-        clock.elapsed(),
-        _curve(losses),
-        batch_size,
-        precision,
-        before,
-    )
+    return result(clock.step)
 
 
 def _check_bounds(seconds: float | None, epochs: float | None, batch_size: int) -> None:
@@ -229,17 +243,6 @@ def mean_loss(
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _diverged(
-    student: nn.Module, good: dict[str, Tensor], what: str, step: int, optimizer: OptimizerSettings
-) -> NetworkError:
-    """Give the student its last good weights, and the error to raise."""
-    student.load_state_dict(good)
-    return NetworkError(
-        f"training diverged: {what} at step {step} with learning rate {optimizer.learning_rate:g}; "
-        "give a lower learning rate"
-    )
 
 
 def _curve(losses: list[float]) -> tuple[float, ...]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from tenfold.cost import Inputs
-from tenfold.data import Split
 
 
 class View(Enum):
@@ -53,11 +52,3 @@ def show(inputs: Inputs, views: Tensor, kinds: tuple[View, ...]) -> Inputs:
 def view_of(indices: Tensor, epoch: int, kinds: tuple[View, ...]) -> Tensor:
     """Which view each example has in this epoch: all in turn, and about equally many of each in any batch."""
     return (indices + epoch) % len(kinds)
-
-
-def shown(split: Split, indices: Tensor, view: View) -> Batch:
-    """These examples in one view, as a batch whose `views` count from the tuple of all `View`s."""
-    inputs, targets = split.select(indices)
-    kinds = tuple(View)
-    views = torch.full((len(indices),), kinds.index(view))
-    return Batch(indices, show(inputs, views, kinds) if view is View.FLIP else inputs, targets, views)
