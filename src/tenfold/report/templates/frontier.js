@@ -85,6 +85,11 @@
     const reach = (p) => p[state.split].map((v, i) => px.of(v ?? p[state.split][0]));
     const taken = points.map((p) => ({ x: px.x(p) - 6, y: px.y(p) - 6, w: 12, h: 12 }));
     const bars = points.map((p) => ({ x: px.x(p) - 1, y: reach(p)[2], w: 2, h: reach(p)[1] - reach(p)[2] }));
+    const corners = staircase(points);
+    const stairs = corners.slice(1).flatMap((p, i) => { // a level line from corner i to this one, then up
+      const [x0, x1, y0, y1] = [px.x(corners[i]), px.x(p), px.y(corners[i]), px.y(p)];
+      return [{ x: x0, y: y0 - 1, w: x1 - x0, h: 2 }, { x: x1 - 1, y: Math.min(y0, y1), w: 2, h: Math.abs(y1 - y0) }];
+    });
     const free = (a, others) =>
       a.x >= 0 && a.x + a.w <= width && a.y >= 0 && a.y + a.h <= height &&
       !others.some((b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h);
@@ -100,7 +105,7 @@
         [x + 4, y - side - h], [x - w - 4, y - side - h], [x + 4, y + side], [x - w - 4, y + side],
       ];
       const boxes = places.map(([left, top]) => ({ x: left, y: top, w, h }));
-      const at = boxes.find((a) => free(a, [...taken, ...bars])) ?? (best(p) ? boxes.find((a) => free(a, taken)) : null);
+      const at = boxes.find((a) => free(a, [...taken, ...bars, ...stairs])) ?? boxes.find((a) => free(a, [...taken, ...bars])) ?? (best(p) ? boxes.find((a) => free(a, taken)) : null);
       if (!at) return [];
       taken.push(at);
       return [{
