@@ -53,6 +53,10 @@ class PackError(TenfoldError):
     """A packed file is damaged, is none, claims what cannot be, or cannot be made."""
 
 
+class OutOfTime(TenfoldError):
+    """The time was over before the work could be done as asked; with more of it, it can."""
+
+
 class TenfoldWarning(UserWarning):
     """Something that the user should know before the work goes on."""
 
@@ -63,8 +67,24 @@ def memory_reported() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        told = any(words in text for words in ("out of memory", "allocate memory", "not enough memory"))
-        if not (told or isinstance(error, MemoryError)):
+        if not _out_of_memory(error):
             raise
         raise NetworkError("memory ran out: train in smaller batches, or on a machine with more") from error
+
+
+@contextmanager
+def backward_reported() -> Iterator[None]:
+    """Within the block, a backward pass that PyTorch cannot make is a `NetworkError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _out_of_memory(error):
+            raise
+        why = str(error).splitlines()[0]
+        raise NetworkError(f"the network cannot be trained, for it has no backward pass: {why}") from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    told = any(words in text for words in ("out of memory", "allocate memory", "not enough memory"))
+    return told or isinstance(error, MemoryError)

@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tenfold.compress.distill import Distill, Matching, batch_for, held_out
+from tenfold.compress.healing import heal
 from tenfold.compress.recipe import Recipe, parse_recipe
 from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Split, Task
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, OutOfTime
 from tenfold.training import Distillation, View
 
 
@@ -369,3 +371,28 @@ def test_what_was_learned_before_it_diverged_is_kept(task: Task, damaged: nn.Mod
     assert again.resolved["diverged"] is None
     for a, b in zip(again.model.parameters(), found.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_training_inside_a_technique_is_done_as_asked_or_not_at_all(task: Task) -> None:
+    """A recipe states its passes: a network that had fewer would not be the one that the recipe makes."""
+    model = copy.deepcopy(task.model)
+    with pytest.raises(OutOfTime, match="of 500 passes"):
+        heal(model, task, Run(deadline=time.monotonic() + 0.3), epochs=500)
+
+
+def test_a_network_without_a_backward_pass_is_refused(task: Task) -> None:
+    class Frozen(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    with pytest.raises(NetworkError, match="no backward pass"):
+        Distill(epochs=1).apply(Frozen(), task, Run())
+
+
+def test_a_full_disk_does_not_stop_a_healing(task: Task, damaged: nn.Module, tmp_path, monkeypatch) -> None:
+    def full(*args: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("tenfold.training.kept.save_file", full)
+    assert Distill(epochs=1).apply(damaged, task, Run(folder=tmp_path)).resolved["steps"] > 0

@@ -6,16 +6,17 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenfold.errors import BudgetError
+from tenfold.errors import BudgetError, MetricError
 from tenfold.search.budget import Budget
 from tenfold.search.finish import message
 from tenfold.search.frontier import ORIGINAL, choose, dominates, mark, nearest
 from tenfold.search.point import Point
 from tenfold.search.quantities import dimensions, megabytes, milliseconds, seconds, share
-from tenfold.search.scoring import Effort, affordable
+from tenfold.search.scoring import Effort, effort_for, scored
 
 
 def point(name: str, ms: float | None, size: int | None, drop: float | None = 0.0, **more: object) -> Point:
@@ -157,11 +158,44 @@ def test_without_a_budget_there_is_no_verdict():
     assert p.meets_budget is True
 
 
-def test_a_slow_metric_gets_fewer_resamples():
-    assert affordable(1e-6, 1000) == Effort(500)
-    assert affordable(0.02, 1000) == Effort(250)
-    assert affordable(0.1, 1000) == Effort(100, 500)  # a resample of half of them takes half as long
-    assert affordable(100.0, 1000) == Effort(100, 50)
+@pytest.mark.parametrize(
+    ("per_example", "constant", "defined_from", "resamples", "drawn"),
+    [
+        (1e-9, 0.0, 0, 500, None),
+        (1e-5, 0.0, 0, 250, None),  # a hundredth of a second, for each of two networks
+        (1e-4, 0.0, 0, 100, 250),  # a resample of a quarter of them takes a quarter of the time
+        (1e-4, 0.0, 400, 60, 500),  # of fewer it is not defined
+        (1e-2, 0.0, 0, 60, 62),
+        (0.0, 1.0, 0, 60, 62),  # slow however few there are
+        (1e-4, 0.0, 2000, 60, None),  # never defined: the interval will say so
+    ],
+)
+def test_a_slow_metric_gets_fewer_resamples(
+    monkeypatch, per_example, constant, defined_from, resamples, drawn
+):
+    now = 0.0
+
+    def metric(outputs, targets):
+        nonlocal now
+        now += constant + per_example * len(targets)
+        if len(targets) < defined_from:
+            raise ValueError("a class is missing")
+        return 0.5
+
+    monkeypatch.setattr("tenfold.search.scoring.time.monotonic", lambda: now)
+    effort = effort_for(metric, torch.zeros(1000, 2), torch.zeros(1000))
+    assert effort.resamples == pytest.approx(resamples, abs=1)  # the clock's rounding
+    assert effort.examples == drawn
+
+
+def test_an_interval_of_a_metric_that_cannot_be_resampled_names_the_metric():
+    def fragile(outputs, targets):
+        if len(targets.unique()) < 50:
+            raise ValueError("a class is missing")
+        return float(outputs.mean())
+
+    with pytest.raises(MetricError, match="fragile is not finite on 60 of 60 resamples"):
+        scored(fragile, torch.rand(50), torch.arange(50), Effort(60))
 
 
 def test_a_point_survives_json(tmp_path: Path):

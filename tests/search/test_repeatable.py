@@ -85,23 +85,22 @@ def test_a_stopped_healing_is_chosen_again_and_goes_on(job: Job, monkeypatch: py
     monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
     monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
     front = [proposal(Plan()), proposal(NARROW)]
-    assert begun(job, "c1", front, []) is None
-    job.store.finish_step("plan-c1", NARROW.to_json())
+    assert begun(job, "c1", []) is None
+    job.store.finish_step("begun-c1", front[1].to_json())
     steps = 0
 
     def stop(fraction: float, text: str) -> None:
         nonlocal steps
         steps += text.startswith("epoch")
-        if steps == 20:
+        if steps == 20:  # the pace is found in two trials of three steps
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         heal(job, "c1", cut(job, front[1], quietly), 10.0, stop)
-    assert begun(job, "c1", front, []) == Next(front[1])
-    assert begun(job, "c1", front[:1], []) is None  # no longer proposed
+    assert begun(job, "c1", []) == Next(front[1])
     # What was healed before was being healed on, and must not begin again from the cut.
     tried = [Tried(front[1], 0.1, 0.2, False)]
-    assert begun(job, "c1", front, tried) == Next(front[1], extend=True)
+    assert begun(job, "c1", tried) == Next(front[1], extend=True)
     assert healing_file(job, "c1").exists()
     resumed = healed(job, "c1", NARROW, 5.0)
     assert resumed.steps[-1].resolved["epochs_before"] > 0

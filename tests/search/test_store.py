@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -108,9 +109,38 @@ def test_an_owner_taken_for_dead_does_not_take_the_claim_away(tmp_path):
     assert late is not None
     path = store.root / "claims" / "c1"
     path.write_text(json.dumps({"host": "another", "pid": 1}))
+    os.utime(path, (1000, 1000))
     late.touch()
     late.release()
-    assert path.exists()
+    assert path.stat().st_mtime == 1000
+
+
+def test_the_claim_of_a_container_that_was_started_again_is_free(tmp_path):
+    """Whose processes have the numbers of those before."""
+    store = Store.open(tmp_path / "a", IDENTITY)
+    before = {"host": socket.gethostname(), "pid": os.getpid(), "process": "before"}
+    (store.root / "claims" / "c1").write_text(json.dumps(before))
+    assert store.claim("c1") is not None
+    assert store.claim("c1") is None
+
+
+def test_an_owner_says_that_it_is_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr("tenfold.search.store.STALE_SECONDS", 0.3)
+    claim = Store.open(tmp_path / "a", IDENTITY).claim("c1")
+    assert claim is not None
+    os.utime(claim.path, (1000, 1000))
+    until = time.monotonic() + 10
+    while claim.path.stat().st_mtime == 1000 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert claim.path.stat().st_mtime > 1000
+    claim.release()
+    assert not claim.path.exists()
+
+
+def test_two_processes_may_open_a_folder_at_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".run-abc.json").write_text("")  # what the other one is writing
+    assert Store.open(tmp_path / "a", IDENTITY).points() == []
 
 
 def test_failures_are_a_file_each(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from tenfold.search.clock import Clock
 from tenfold.search.finalist import add_finalist, cut, keep, recalled
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
-from tenfold.search.pace import original_pass
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.space import Plan
 from tenfold.search.store import Store, identity_of
+from tenfold.search.structures import scan
 from tenfold.search.variants import (
     UNTOUCHED,
     VARIANTS,
@@ -95,19 +96,24 @@ def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
     assert wanted(job, plain_forms(job)) == []
 
 
-def test_what_is_trained_comes_last_and_is_given_its_time(job: Job) -> None:
+def test_what_is_trained_comes_last_and_is_given_its_time(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenfold.search.variants.seconds_plain", lambda job: 1.0)
+    monkeypatch.setattr("tenfold.search.variants.original_pass", lambda job: 3.0)
     assert list(VARIANTS)[-1] == "int8-trained"
     plain, trained = (seconds_for(job, VARIANTS[name]) for name in ("int8-equalized", "int8-trained"))
-    assert trained == pytest.approx(plain + 2 * original_pass(job))
+    assert (plain, trained) == (2.0, 2.0 + 2 * 2 * 3.0)  # two passes, each twice as slow as a plain one
+    found = job.store.point("onnx-int8-static")
+
+    def kept(drop: float) -> float:
+        job.store.update(replace(found, validation_drop=drop))
+        return seconds_kept(job)
+
     # Where the plain network loses by integers, a healed one is expected to do so too.
-    before = seconds_kept(job)
-    point = job.store.point("onnx-int8-static")
-    lost = point.validation_drop
-    point.validation_drop = 0.3
-    job.store.update(point)
-    assert seconds_kept(job) == pytest.approx(before + 2 * (plain + trained))
-    point.validation_drop = lost
-    job.store.update(point)
+    assert kept(0.3) == pytest.approx(kept(0.0) + 2 * (plain + trained))
+    # What is too slow for its share of the time is not waited for.
+    monkeypatch.setattr("tenfold.search.variants.original_pass", lambda job: 300.0)
+    assert kept(0.3) == pytest.approx(kept(0.0) + 2 * plain)
+    job.store.update(found)
 
 
 def test_a_variant_that_runs_out_of_memory_is_on_record(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +130,16 @@ def test_a_variant_that_runs_out_of_memory_is_on_record(job: Job, monkeypatch: p
     monkeypatch.setattr("tenfold.search.variants.made", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
         add_variant(job, plain_forms(job), "int8-dynamic", quietly)
+    (job.store.root / "steps" / "failed-o-int8-dynamic.json").unlink()
+
+
+def test_a_variant_that_ran_out_of_time_is_tried_again_when_there_is_more(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.search.variants.seconds_needed", lambda job: 1e9)
+    add_variant(job, plain_forms(job), "int8-equalized", quietly)
+    assert job.store.failures() == {}
+    assert not job.store.has("o-int8-equalized")
 
 
 def test_of_a_healed_network_too(job: Job) -> None:
@@ -161,3 +177,15 @@ def test_a_variant_is_made_only_where_it_could_be_chosen(
     job = job_for(tmp_path / "run", budget, minimize)
     plain = Point(ORIGINAL, "baseline", "ONNX", "fp32", params=77_000, latency_ms=1.0, seconds=1.0)
     assert wanted(job, Forms(UNTOUCHED, {"fp32": plain})) == expected
+
+
+def test_a_network_that_cannot_be_trained_is_served_in_other_forms_only(tmp_path: Path) -> None:
+    class Frozen(CifarResNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    job = job_for(tmp_path / "run", Budget())
+    job.task = replace(job.task, model=Frozen(8, num_classes=10, in_channels=1).eval())
+    assert scan(job) is None
+    assert "no backward pass" in job.store.failures()["pruning"]

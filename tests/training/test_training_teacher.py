@@ -199,14 +199,17 @@ def test_outputs_of_varying_length_are_not_kept(teacher: Net) -> None:
 
 def test_what_was_decided_about_a_teacher_is_kept(teacher: Net, tmp_path) -> None:
     split = images()
-    first = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    first = TeacherOutputs(teacher, split, folder=tmp_path)
     views = faithful_views(first, split)
     asked = first.asked
     assert faithful_views(first, split) == views
     assert first.asked == asked == 40
     first.save()
+    # What a caller dictates was not decided, and takes nothing of the other arithmetic away.
+    other = Precision(bf16=not first.precision.bf16)
+    TeacherOutputs(teacher, split, precision=other, folder=tmp_path).save()
     again = TeacherOutputs(teacher, split, folder=tmp_path)
-    assert (again.precision, faithful_views(again, split), again.asked) == (PLAIN, views, 0)
+    assert (again.precision, faithful_views(again, split), again.asked) == (first.precision, views, 0)
     (notes,) = tmp_path.glob("*.json")
     notes.write_text('{"key": 3, "precision": []}')
     assert TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path).faithful is None

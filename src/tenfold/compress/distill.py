@@ -53,6 +53,7 @@ UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
 HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
 PACE_STEPS = 3  # of a trial
 PACE_MARGIN = 0.97  # of the time that is planned with: a pace varies
+TRIALS_SHARE = 0.05  # of the time: past it no more ways to compute are tried
 VIEWS_SHARE = 0.15  # at most so much of the time goes into choosing views
 RESERVE = 1.5  # time kept back for judging at the end, as a multiple of what it took before
 
@@ -167,13 +168,14 @@ class Distill:
         keeper = self._keeper(student, train, run)
         decided = {} if keeper is None else keeper.decided  # by the run that this one goes on with, if any
         asked = decided.get("teacher_precision", self.teacher_precision)
+        trials_end = started + TRIALS_SHARE * (deadline - started)
         teacher = teacher_outputs(
-            original, train, run, batch_size, None if asked is None else Precision.named(asked)
+            original, train, run, batch_size, None if asked is None else Precision.named(asked), trials_end
         )
         judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
         chosen = decided.get("precision", self.precision)
         precision = (
-            fastest_precision(student, train.select(range(batch_size))[0])
+            fastest_precision(student, train.select(range(batch_size))[0], deadline=trials_end)
             if chosen is None
             else Precision.named(chosen)
         )
@@ -255,6 +257,7 @@ class Distill:
                 "cut_short": result.epochs < epochs,
                 "diverged": diverged,
                 "seconds": round(time.monotonic() - started, 3),
+                "training_seconds": round(result.seconds, 3),
                 "loss": result.losses[-1] if result.losses else None,
                 "losses": list(result.losses),
                 "examples": len(train),
@@ -313,17 +316,17 @@ def passes_within(
     The first pass in each view also waits for the teacher, whose answers are kept after that.
     """
     steps_per_pass = max(1, len(train) // options["batch_size"])
-    trial = copy.deepcopy(student)
+    trial, trial_objective = copy.deepcopy(student), objective.for_trial()
 
     def pace() -> float:
         few = PACE_STEPS / steps_per_pass
-        done = fit(trial, train, objective, epochs=few, until=deadline, seed=seed, **options)
+        done = fit(trial, train, trial_objective, epochs=few, until=deadline, seed=seed, **options)
         return done.seconds / max(done.steps, 1)
 
     pace()  # the first steps of a network are slower than all others, and these wait for the teacher
     alone = pace() * steps_per_pass
     left = PACE_MARGIN * max(0.0, deadline - time.monotonic())
-    waiting = objective.teacher.waiting(objective.views)
+    waiting = objective.waiting()
     passes = (left - waiting) / alone
     if passes < len(objective.views):  # so few that the teacher is waited for in all of them
         passes = left / (alone + waiting / len(objective.views))
@@ -392,14 +395,23 @@ def training_bytes(model: nn.Module, example: Inputs) -> float:
 
 
 def teacher_outputs(
-    teacher: nn.Module, split: Split, run: Run, batch_size: int, precision: Precision | None = None
+    teacher: nn.Module,
+    split: Split,
+    run: Run,
+    batch_size: int,
+    precision: Precision | None = None,
+    deadline: float = math.inf,
 ) -> TeacherOutputs:
-    """The teacher's outputs on a split, shared by everything in this job that asks the same."""
+    """The teacher's outputs on a split, shared by everything in this job that asks the same.
+
+    By `deadline` (`time.monotonic()`) the precision is to be found, where none is given.
+    """
     key = f"teacher outputs {fingerprint(teacher, split)} {batch_size} {precision} {run.seed}"
     if key not in run.cache:
         run.cache[key] = TeacherOutputs(
-            teacher, split, batch_size=batch_size, precision=precision, folder=run.folder, seed=run.seed
-        )
+            teacher, split, batch_size=batch_size, precision=precision, folder=run.folder, seed=run.seed,
+            deadline=deadline,
+        )  # fmt: skip
     outputs: TeacherOutputs = run.cache[key]
     return outputs
 

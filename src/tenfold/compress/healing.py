@@ -11,6 +11,7 @@ from torch import nn
 from tenfold.compress.distill import Distill, batch_for, held_out, teacher_outputs, training_bytes
 from tenfold.compress.technique import Run
 from tenfold.data import Task
+from tenfold.errors import OutOfTime
 from tenfold.training import (
     Distillation,
     Objective,
@@ -50,7 +51,7 @@ def heal(
 
     `settings` and `optimizer` are others than the usual.
 
-    Whatever requires gradients moves. Unless `keep_always`, weights that answer held-out examples worse than before
+    Raises `OutOfTime` where the run's deadline comes first. Whatever requires gradients moves. Unless `keep_always`, weights that answer held-out examples worse than before
     are not kept.
     """
     settings = settings or Distill()
@@ -92,6 +93,8 @@ def heal(
     finally:
         teacher.save()
         judge.save()
+    if result.steps < steps:  # a recipe states the passes, and would train for all of them elsewhere
+        raise OutOfTime(f"the time was over after {result.epochs:.2g} of {epochs:g} passes of training")
     after = judged()
     kept = keep_always or after < before
     if not kept:

@@ -80,8 +80,8 @@ def paired_bootstrap(
 
     `outputs_*` and `targets` are arrays or tensors whose first dimension is the example; `metric(outputs,
     targets)` is a float. Percentile bootstrap (Efron & Tibshirani 1993, chapter 13), each resample of `draw` examples
-    as in `bootstrap_metric`. A resample on which the metric is not finite (a class may be missing from it) is left
-    out; a metric that fails so on more than half of them is an error.
+    as in `bootstrap_metric`. A resample on which the metric is not finite, or raises a ValueError (a class may be missing from
+    it), is left out; a metric that fails so on more than half of them is an error.
     """
     n = len(targets)
     if not len(outputs_a) == len(outputs_b) == n or n == 0:
@@ -178,8 +178,15 @@ def _resampled(
 ) -> Interval:
     """The interval of a statistic of the examples at an index (k,), from draws with replacement."""
     m = n if draw is None else min(draw, n)
-    value, generator = statistic(np.arange(n)), np.random.default_rng(seed)
-    found = np.asarray([statistic(generator.integers(0, n, m)) for _ in range(resamples)])
+
+    def defined(index: Any) -> float:
+        try:
+            return statistic(index)
+        except ValueError:  # as metrics of some libraries say that a class is missing
+            return math.nan
+
+    value, generator = defined(np.arange(n)), np.random.default_rng(seed)
+    found = np.asarray([defined(generator.integers(0, n, m)) for _ in range(resamples)])
     finite = found[np.isfinite(found)]
     if not math.isfinite(value) or finite.size < resamples / 2:
         raise ValueError(f"{name} is not finite on {resamples - finite.size} of {resamples} resamples")

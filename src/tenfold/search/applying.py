@@ -11,11 +11,11 @@ from torch import nn
 
 from tenfold.compress import Recipe, Run, apply_recipe
 from tenfold.cost import Device, measure
-from tenfold.data import Task, check_task
+from tenfold.data import Task, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
 from tenfold.errors import OutputError
 from tenfold.search.clock import Report, silent
-from tenfold.search.scoring import answers_on, scored
+from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, serve, verified
 
 LATENCY_SECONDS = 1.5
@@ -67,7 +67,7 @@ def apply_to_folder(
         found = answers_on(runner, task.validation, lambda done: report("scoring", done, "validation"))
         assert found is not None
         assert callable(task.metric)  # `Task` looks names up
-        value = scored(task.metric, found.outputs, found.targets).value
+        value = checked_score(task.metric, found.outputs, found.targets)
         size = artifact.size_bytes
         if folder.exists():
             folder.rmdir()

@@ -6,7 +6,7 @@ import time
 
 from tenfold.compress import Recipe, Step
 from tenfold.compress.quantize import Mode, Quantize
-from tenfold.errors import TenfoldError
+from tenfold.errors import OutputError, TenfoldError
 from tenfold.search.frontier import EAGER, ORIGINAL
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
@@ -37,9 +37,9 @@ def add_baselines(job: Job) -> dict[str, str]:
                     continue
                 try:
                     point = Point(point_id, "baseline", label, precision)
-                    add_baseline(job, point, job.telling(progress, claim, label))
+                    add_baseline(job, point, job.telling(progress, label))
                 except TenfoldError as error:
-                    if point_id in (ORIGINAL, EAGER):
+                    if point_id in (ORIGINAL, EAGER) or isinstance(error, OutputError):
                         raise
                     job.store.note_failure(point_id, str(error))
             job.keep_time()  # a process that is killed must not be given it again

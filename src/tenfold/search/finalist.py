@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -64,23 +64,23 @@ def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress
     began = time.monotonic()
     distill = Distill(seconds=seconds)
     applied = distill.apply(before.model, job.task, job.run(progress, seconds, healing_file(job, name)))
-    passes = float(applied.resolved["epochs"])
-    repeatable = distill
-    if passes > 0:
-        # What timing decided is stated, so that a machine of another speed makes the same network.
-        found = applied.resolved
-        repeatable = Distill(
-            epochs=found["planned_epochs"],
-            steps=found["steps"] if found["cut_short"] else None,
-            precision=found["precision"],
-            teacher_precision=found["teacher_precision"],
-            views=tuple(View(view) for view in found["views"]),
-        )
-    seconds_taken = time.monotonic() - began
-    # The passes of a process that was stopped took none of these seconds.
-    here = passes - float(applied.resolved["epochs_before"])
-    pace = seconds_taken / here if here > 0 else before.seconds_per_pass
-    step = Step(repeatable, applied.resolved)
+    found, seconds_taken = applied.resolved, time.monotonic() - began
+    passes = float(found["epochs"])
+    if passes == 0:  # there was no time for a step: a recipe that said so would train elsewhere
+        return replace(before, seconds=seconds_taken)
+    # What timing decided is stated, so that a machine of another speed makes the same network.
+    repeatable = Distill(
+        epochs=found["planned_epochs"],
+        steps=found["steps"] if found["cut_short"] else None,
+        precision=found["precision"],
+        teacher_precision=found["teacher_precision"],
+        views=tuple(View(view) for view in found["views"]),
+    )
+    here = passes - float(
+        found["epochs_before"]
+    )  # those of a process that was stopped took none of these seconds
+    pace = float(found["training_seconds"]) / here if here > 0 else before.seconds_per_pass
+    step = Step(repeatable, found)
     return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)
 
 

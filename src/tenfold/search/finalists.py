@@ -11,6 +11,7 @@ from tenfold.search.proposals import Proposal
 
 FEWEST_PASSES = 12  # over the training data, for a finalist to be worth healing
 MOST_FINALISTS = 8
+NAMES = tuple(f"c{number + 1}" for number in range(MOST_FINALISTS))
 SAFETY = 0.85  # of the tolerance that a guess may use up
 NEAR = 1.25  # of the tolerance: a guess so near is worth a try once another network stands
 UNDERHEALED = 0.01  # of the metric, lost for want of passes whatever the structure, times their number

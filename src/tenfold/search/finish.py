@@ -14,7 +14,7 @@ from tenfold.cost import Profile, environment, measure, profile
 from tenfold.files import write_json
 from tenfold.report import write_report
 from tenfold.search.budget import Budget
-from tenfold.search.finalists import MOST_FINALISTS
+from tenfold.search.finalists import NAMES
 from tenfold.search.frontier import (
     EAGER,
     ORIGINAL,
@@ -29,7 +29,7 @@ from tenfold.search.frontier import (
 )  # fmt: skip
 from tenfold.search.job import Job, fill_scores
 from tenfold.search.point import Point
-from tenfold.search.scoring import answers_on
+from tenfold.search.scoring import Effort, answers_on
 from tenfold.search.serving import FILES, unquantized
 
 RESULT = "frontier.json"
@@ -42,7 +42,14 @@ BEST_SHARE = 0.5  # of what the original takes on the test set, that time is kep
 def seconds_needed(job: Job) -> float:
     """What `finish` must take: the timing, the report, and the test set on the original and on the best."""
     original = next(point for point in job.store.points() if point.id == ORIGINAL)
-    return measure_seconds(job) + SLACK_SECONDS + (1 + BEST_SHARE) * test_seconds(job, original)
+    intervals = 0.0 if job.task.test is None else 2 * interval_seconds(job)
+    return measure_seconds(job) + SLACK_SECONDS + (1 + BEST_SHARE) * test_seconds(job, original) + intervals
+
+
+def interval_seconds(job: Job) -> float:
+    """What the intervals of a point's score and drop take, as they did on validation."""
+    effort = Effort(**(job.store.step("intervals-validation") or {}))
+    return 1.5 * effort.seconds * effort.resamples  # a score asks about one network, a drop about two
 
 
 def measure_seconds(job: Job) -> float:
@@ -220,9 +227,7 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
 
 def notes(job: Job) -> list[str]:
     """What could not be made, and why: a line each."""
-    failed = {
-        name: job.store.step(f"finalist-{name}") for name in (f"c{i + 1}" for i in range(MOST_FINALISTS))
-    }
+    failed = {name: job.store.step(f"finalist-{name}") for name in NAMES}
     return [f"{name} was left out: {why}" for name, why in job.store.failures().items()] + [
         f"{name} could not be made: {record['error']}"
         for name, record in failed.items()

@@ -23,7 +23,7 @@ from tenfold.search.frontier import ORIGINAL, opened
 from tenfold.search.point import Point
 from tenfold.search.scoring import Effort, Runner, answers_on, dropped, effort_for, scored
 from tenfold.search.serving import serve, verified
-from tenfold.search.store import Claim, Store
+from tenfold.search.store import Store
 
 Progress = Callable[[float, str], None]
 KEEP_TIME_EVERY = 5.0  # seconds
@@ -83,11 +83,10 @@ class Job:
         if self.clock.spent() - self.cache.get("time kept", 0.0) > KEEP_TIME_EVERY:
             self.keep_time()
 
-    def telling(self, progress: Progress, claim: Claim, name: str) -> Progress:
-        """Progress under a name that also keeps the claim on the work, and the time spent, up to date."""
+    def telling(self, progress: Progress, name: str) -> Progress:
+        """Progress under a name that also notes the time spent."""
 
         def told(fraction: float, text: str) -> None:
-            claim.touch()
             self.note_time()
             progress(fraction, f"{name}: {text}")
 

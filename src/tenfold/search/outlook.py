@@ -17,6 +17,7 @@ from tenfold.search.proposals import Proposal
 from tenfold.search.variants import seconds_kept
 
 TEACHER_VIEWS = 2  # in which the teacher may be asked about every example, before the first healing
+TRIAL_EXAMPLES, TRIALS_SHARE = 1000, 0.1  # that are trained on to find a pace, and the most that may take
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
 FEWEST_FIRST, FEWEST_NEXT = 0.5, 3.0  # passes below which the first finalist, or another, is not begun
@@ -77,7 +78,11 @@ class Outlook:
         """How many passes over the training data it may have, once the teacher has answered."""
         known = any(t.seconds_per_pass for t in self.tried)
         teacher = 0.0 if known else TEACHER_VIEWS * original_pass(self.job) / TRAINING_OVER_FORWARD
-        return max(self.seconds(proposal) - teacher, 0.0) / self.seconds_per_pass(proposal)
+        per_pass = self.seconds_per_pass(proposal)
+        trials = min(
+            TRIAL_EXAMPLES * per_pass / len(self.job.task.train), TRIALS_SHARE * self.seconds(proposal)
+        )
+        return max(self.seconds(proposal) - teacher - trials, 0.0) / per_pass
 
     def has_time_for(self, proposal: Proposal) -> bool:
         """Whether it can be healed so much that a try makes sense."""

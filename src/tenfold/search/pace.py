@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tenfold.errors import NetworkError
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.training import precision_and_pace
@@ -19,7 +20,7 @@ def original_pass(job: Job) -> float:
     if stored is None:
         try:
             _, pace = precision_and_pace(task.model, task.example(PACE_EXAMPLES), examples=PACE_EXAMPLES)
-        except RuntimeError:  # it has no backward pass; what heals will say so
+        except (RuntimeError, NetworkError):  # it has no backward pass; what heals will say so
             pace = TRAINING_OVER_FORWARD * (job.store.point(ORIGINAL).seconds_per_example or 1e-3)
         stored = {"seconds_per_example": pace}
         job.store.finish_step("pace", stored)

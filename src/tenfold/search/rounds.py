@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tenfold.errors import TenfoldError, memory_reported
+from tenfold.errors import OutputError, TenfoldError, memory_reported
 from tenfold.search.budget import Budget
 from tenfold.search.candidates import candidates, judge_of, judged_again
 from tenfold.search.finalist import (
@@ -20,14 +20,13 @@ from tenfold.search.finalist import (
     keep,
     recalled,
 )
-from tenfold.search.finalists import MOST_FINALISTS, Next, Tried, choose_next
+from tenfold.search.finalists import NAMES, Next, Tried, choose_next
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.scoring import half_width
-from tenfold.search.space import Plan
 from tenfold.search.structures import Structures
 
 
@@ -36,48 +35,41 @@ def heal_finalists(job: Job, structures: Structures) -> None:
     front = candidates(job, structures)
     tried: list[Tried] = []
     overhead: float | None = None
-    busy: set[Plan] = set()  # what other processes are healing
-    for number in range(1, MOST_FINALISTS + 1):
-        name = f"c{number}"
-        stored = job.store.step(f"finalist-{name}")
-        if stored is not None:
-            tried.append(outcome(job, name, stored))
-            continue
+    for name in NAMES:
         with job.clock.phase("finalists") as progress, job.store.claimed(name) as claim:
-            if claim is None:
-                other = job.store.step(f"plan-{name}")
-                busy |= {Plan.from_json(other)} if other is not None else set()
+            stored = job.store.step(f"finalist-{name}")
+            if stored is not None:
+                tried.append(outcome(job, name, stored))
                 continue
-            if tried:
-                judge = judge_of(job, structures, tried, overhead)
-                front = judged_again(judge, structures, certain=True)
-            outlook = Outlook(job, tried, overhead)
-            possible = [
-                p for p in front if p.plan not in busy and (p.plan.untouched or outlook.has_time_for(p))
-            ]
-            resumed = begun(job, name, front, tried)
-            chosen = resumed or choose_next(
-                possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
-            )
-            if chosen is None:
-                return
-            # What was begun had its share of the time already: it may have all that is left to come to its end.
-            seconds = (
-                outlook.seconds_for_one(chosen.proposal) if resumed else outlook.seconds(chosen.proposal)
-            )
-            if seconds <= 0 or not (resumed or outlook.has_time_for(chosen.proposal)):
-                return
-            began, told = time.monotonic(), job.telling(progress, claim, name)
-            record: dict[str, Any] = {"proposal": chosen.proposal.to_json()}
-            job.store.finish_step(f"plan-{name}", chosen.proposal.plan.to_json())
+            if claim is None:  # another process heals it
+                continue
+            with job.store.waiting_for("choosing"):  # so that no two begin the same
+                if tried:
+                    judge = judge_of(job, structures, tried, overhead)
+                    front = judged_again(judge, structures, certain=True)
+                outlook = Outlook(job, tried, overhead)
+                resumed = begun(job, name, tried)
+                chosen = resumed or chosen_of(job, name, front, tried, outlook)
+                if chosen is None:
+                    return
+                # What was begun had its share of the time: it may have all that is left to come to its end.
+                proposal = chosen.proposal
+                seconds = outlook.seconds_for_one(proposal) if resumed else outlook.seconds(proposal)
+                if seconds <= 0 or not (resumed or outlook.has_time_for(proposal)):
+                    return
+                job.store.finish_step(f"begun-{name}", proposal.to_json())
+            began, told = time.monotonic(), job.telling(progress, name)
+            record: dict[str, Any] = {"proposal": proposal.to_json()}
             job.store.forget(name)  # what a killed process left of another structure
             try:
                 with memory_reported():
                     healed = heal(job, name, start_of(job, chosen, tried, told), seconds, told)
                     keep(job, name, healed)
-                    add_finalist(job, name, healed, chosen.proposal, began, told)
+                    add_finalist(job, name, healed, proposal, began, told)
                 record["healing"] = {"passes": healed.passes, "seconds_per_pass": healed.seconds_per_pass}
                 overhead = time.monotonic() - began - healed.seconds
+            except OutputError:  # a full disk is no fault of the structure, and its healing is kept
+                raise
             except TenfoldError as error:
                 # One structure that cannot be made or served must not end the search; it is on record.
                 record["error"] = str(error)
@@ -87,16 +79,29 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             job.keep_time()
 
 
-def begun(job: Job, name: str, front: Sequence[Proposal], tried: Sequence[Tried]) -> Next | None:
-    """What a process which was stopped had begun to heal under this name, if it is still proposed.
+def chosen_of(
+    job: Job, name: str, front: Sequence[Proposal], tried: Sequence[Tried], outlook: Outlook
+) -> Next | None:
+    """What to heal next of the front: there must be time for it, and nobody may have begun it under another name."""
+    others = [job.store.step(f"begun-{other}") for other in NAMES if other != name]
+    begun_by_others = {Proposal.from_json(step).plan for step in others if step is not None}
+    taken = begun_by_others - {t.proposal.plan for t in tried}
+    possible = [p for p in front if p.plan not in taken and (p.plan.untouched or outlook.has_time_for(p))]
+    return choose_next(
+        possible, tried, job.budget.tolerated_drop, width_here(job), job.minimize, outlook.passes
+    )
+
+
+def begun(job: Job, name: str, tried: Sequence[Tried]) -> Next | None:
+    """What a process which was stopped had begun to heal under this name, as far as it is kept.
 
     A structure that was tried before is one that was being healed on.
     """
-    plan = job.store.step(f"plan-{name}")
-    if plan is None or not healing_file(job, name).exists():
+    stored = job.store.step(f"begun-{name}")
+    if stored is None or not healing_file(job, name).exists():
         return None
-    found = next((proposal for proposal in front if proposal.plan == Plan.from_json(plan)), None)
-    return None if found is None else Next(found, any(t.proposal.plan == found.plan for t in tried))
+    found = Proposal.from_json(stored)
+    return Next(found, any(t.proposal.plan == found.plan for t in tried))
 
 
 def start_of(job: Job, chosen: Next, tried: list[Tried], progress: Any) -> Healed:

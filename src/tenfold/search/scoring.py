@@ -24,8 +24,9 @@ from tenfold.errors import MetricError
 
 Runner = Callable[[Inputs], Tensor]
 BATCH = 64
-RESAMPLES, FEWEST_RESAMPLES = 500, 100
+RESAMPLES, FEWEST_RESAMPLES = 500, 60
 FEWEST_DRAWN = 50  # examples in a resample
+TRIAL_DRAWS = 3
 BOOTSTRAP_SECONDS = 5.0  # that an interval may take
 
 CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
@@ -43,10 +44,14 @@ def examples_for(width: float) -> int:
 
 @dataclass(frozen=True)
 class Effort:
-    """What an interval of a metric other than accuracy rests on: resamples, and the examples in each (None: all)."""
+    """What an interval of a metric other than accuracy rests on: resamples, and the examples in each (None: all).
+
+    `seconds` is what a resample of two networks takes.
+    """
 
     resamples: int = RESAMPLES
     examples: int | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,10 @@ def dropped(
         return paired_difference_interval(before.numpy(), after.numpy())
     checked_score(metric, outputs, targets)
     with metric_named():
-        return paired_bootstrap(
+        found = paired_bootstrap(
             metric, original, outputs, targets, resamples=effort.resamples, draw=effort.examples
         )
+    return Interval(found.value, min(found.value, found.low), max(found.value, found.high))
 
 
 @contextmanager
@@ -115,18 +121,39 @@ def metric_named() -> Iterator[None]:
 
 
 def effort_for(metric: Metric, outputs: Tensor, targets: Tensor) -> Effort:
-    """What fits into the time of an interval, from one call on all examples after one that warms up."""
+    """What fits into the time of an interval: fewer resamples, then of fewer examples, but enough to be defined."""
+    number = len(targets)
     if metric is accuracy:
         return Effort()
-    metric(outputs, targets)
-    began = time.monotonic()
-    metric(outputs, targets)
-    return affordable(2 * (time.monotonic() - began), len(targets))  # a drop asks about both networks
+
+    def seconds(size: int) -> float:
+        """What a resample of so many takes; infinite where a few of them are not all defined."""
+        generator, began = torch.Generator().manual_seed(0), time.monotonic()
+        for _ in range(TRIAL_DRAWS):
+            index = torch.randint(number, (size,), generator=generator)
+            if not math.isfinite(tried(metric, outputs[index], targets[index])):
+                return math.inf
+        return (time.monotonic() - began) / TRIAL_DRAWS
+
+    tried(metric, outputs, targets)  # the first call is slower than others
+    size, taken = number, seconds(number)
+    for smaller in (number // 2, number // 4, number // 8, number // 16):
+        # A drop asks about both networks.
+        if 2 * taken * FEWEST_RESAMPLES <= BOOTSTRAP_SECONDS or smaller < FEWEST_DRAWN:
+            break
+        found = seconds(smaller)
+        if math.isinf(found):
+            break
+        size, taken = smaller, found
+    resamples = BOOTSTRAP_SECONDS / max(2 * taken, 1e-9) if math.isfinite(taken) else 0.0
+    return Effort(
+        max(FEWEST_RESAMPLES, min(RESAMPLES, int(resamples))), None if size == number else size, 2 * taken
+    )
 
 
-def affordable(seconds: float, examples: int) -> Effort:
-    """As many resamples as fit where one of all examples takes so long; of fewer examples, where few fit."""
-    fitting = BOOTSTRAP_SECONDS / max(seconds, 1e-9)
-    if fitting >= FEWEST_RESAMPLES:
-        return Effort(min(RESAMPLES, int(fitting)))
-    return Effort(FEWEST_RESAMPLES, max(FEWEST_DRAWN, int(examples * fitting / FEWEST_RESAMPLES)))
+def tried(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
+    """The metric, or NaN where it refuses these examples."""
+    try:
+        return float(metric(outputs, targets))
+    except ValueError:
+        return math.nan

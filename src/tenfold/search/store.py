@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,8 @@ from tenfold.errors import OutputError
 from tenfold.files import write_json
 from tenfold.search.point import Point
 
-# A claim is touched at every report of progress; after this long in silence its owner is taken for dead.
-STALE_SECONDS = 120.0
+STALE_SECONDS = 120.0  # after so long in silence the owner of a claim is taken for dead
+PROCESS = secrets.token_hex(8)  # tells this process from one that had its number before
 WAIT_SECONDS = 0.5
 LOCK = ".claims.lock"  # held for a moment, while a claim is taken
 FAILED = "failed-"  # begins the names of steps that say why a point cannot be made
@@ -59,7 +61,7 @@ class Store:
                     f"--out {root} holds another run (different {', '.join(changed)}): "
                     "name another folder, or remove it"
                 )
-        elif root.exists() and any(root.iterdir()):
+        elif root.exists() and any(path.name[0] != "." for path in root.iterdir()):  # what others write now
             raise OutputError(f"--out {root} is not empty and holds no run: name another folder")
         else:
             write_json(marker, identity)
@@ -125,14 +127,14 @@ class Store:
 
     def claim(self, name: str) -> Claim | None:
         """The claim on a piece of work, or None if a living process holds it."""
-        path = self.root / "claims" / name
-        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        path, lock = self.root / "claims" / name, self.root / LOCK
+        mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "process": PROCESS})
         # Between seeing that a claim is stale and taking it nobody else may do the same.
-        with FileLock(self.root / LOCK):
+        with FileLock(lock):
             if path.exists() and not is_stale(path):
                 return None
             path.write_text(mine)
-        return Claim(path, mine)
+        return Claim(path, mine, lock)
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[Claim | None]:
@@ -162,39 +164,49 @@ class Store:
 
 
 class Claim:
-    """A piece of work that this process has for itself, until released, or taken by others for want of a touch."""
+    """A piece of work that this process has for itself, until released; meanwhile a thread says that it is alive."""
 
-    def __init__(self, path: Path, mine: str) -> None:
-        self.path, self.mine = path, mine
+    def __init__(self, path: Path, mine: str, lock: Path) -> None:
+        self.path, self.mine, self.lock = path, mine, lock
+        self._over = threading.Event()
+        threading.Thread(target=self._say_so, daemon=True).start()
 
     def touch(self) -> None:
         """Say that the owner is alive."""
-        if self._held():
-            os.utime(self.path)
+        self._if_held(os.utime)
 
     def release(self) -> None:
         """Let others have it."""
-        if self._held():
-            self.path.unlink(missing_ok=True)
+        self._over.set()
+        self._if_held(Path.unlink)
 
-    def _held(self) -> bool:
-        return self.path.exists() and self.path.read_text() == self.mine
+    def _if_held(self, act: Callable[[Path], None]) -> None:
+        """Others may have taken it from an owner that was silent, as a process is that was halted."""
+        with suppress(FileNotFoundError), FileLock(self.lock):
+            if self.path.read_text() == self.mine:
+                act(self.path)
+
+    def _say_so(self) -> None:
+        while not self._over.wait(STALE_SECONDS / 6):
+            self.touch()
 
 
 def is_stale(path: Path) -> bool:
     """Whether the claim's owner is dead: its process is gone, or it was silent for too long."""
     try:
         owner = json.loads(path.read_text())
+        if (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid()):
+            # A container that was started again has the name and the numbers of the one before.
+            return bool(owner.get("process") != PROCESS)
         if owner["host"] == socket.gethostname():
             os.kill(owner["pid"], 0)
-        return time.time() - path.stat().st_mtime > STALE_SECONDS
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
-    except (ValueError, KeyError, FileNotFoundError):
-        # Half written, or released meanwhile: old ones are free, young ones are given a moment.
-        return not path.exists() or time.time() - path.stat().st_mtime > STALE_SECONDS
+    except (ValueError, KeyError, TypeError, PermissionError):
+        pass  # half written, or of somebody else's process: its age must tell
+    except FileNotFoundError:
+        return True
+    return time.time() - path.stat().st_mtime > STALE_SECONDS
 
 
 def read_json(path: Path) -> Any:

@@ -109,14 +109,15 @@ def narrowing_share(family: Family) -> float | None:
 def scan(job: Job) -> Structures | None:
     """Find what can go, and how much each part matters, on a few hundred training examples.
 
-    None where the network's structure cannot be changed (it cannot be traced, or no part of it can go).
+    None where the network's structure cannot be changed: it cannot be traced or trained, or no part of it can go.
     """
     with job.clock.phase("sensitivity scan") as progress:
         inputs = job.task.zeros(TRACED_BATCH)
         progress(0.0, "tracing")
         try:
             graph = channel_graph(job.task.model, inputs, job.run(progress))
-        except NetworkError:
+        except NetworkError as error:
+            job.store.note_failure("pruning", str(error))
             return None
         blocks = residual_blocks(job.task.model, inputs, graph.program)
         if not blocks and not graph.families:
@@ -130,7 +131,11 @@ def scan(job: Job) -> Structures | None:
             block_loss = block_sensitivity(
                 job.task.model, job.task, blocks, job.run(progress, limit), examples=SCAN_EXAMPLES
             )
-            group_loss = group_sensitivity(job, graph, groups, progress, limit)
+            try:
+                group_loss = group_sensitivity(job, graph, groups, progress, limit)
+            except NetworkError as error:  # what cannot be trained cannot be healed either
+                job.store.note_failure("pruning", str(error))
+                return None
             # A part that there was no time for counts as one that matters; JSON has no infinity.
             stored = {
                 "blocks": {name: min(loss, 1e9) for name, loss in block_loss.items()},

@@ -18,7 +18,7 @@ from tenfold.compress.factorize import Factorize
 from tenfold.compress.quantize import Mode, Quantize, QuantizeWeights
 from tenfold.compress.registry import is_final
 from tenfold.cost import profile
-from tenfold.errors import TenfoldError, memory_reported
+from tenfold.errors import OutOfTime, OutputError, TenfoldError, memory_reported
 from tenfold.search.budget import MB
 from tenfold.search.finalist import Healed, recalled
 from tenfold.search.finish import seconds_needed
@@ -31,6 +31,9 @@ UNTOUCHED = "o"  # begins the names of the points made of the untouched network
 SHARE_OF_TIME = 0.25  # of the limit, that is kept for variants if any is worth it
 WORTH_MENDING = 0.25  # of the tolerated drop, that integers alone must lose
 TRAINED_PASSES = 2.0  # over the training data
+ROUNDED_PACE = (
+    2.0  # a step of training weights as they are rounded takes so many times as long as a plain one
+)
 PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network
 
 
@@ -115,7 +118,7 @@ def add_variants(job: Job) -> None:
                     continue
                 if seconds_for(job, VARIANTS[name]) > job.clock.left() - seconds_needed(job):
                     continue
-                add_variant(job, forms, name, job.telling(progress, claim, f"{forms.name}-{name}"))
+                add_variant(job, forms, name, job.telling(progress, f"{forms.name}-{name}"))
             job.keep_time()
 
 
@@ -151,6 +154,10 @@ def add_variant(job: Job, forms: Forms, name: str, progress: Progress) -> None:
             model, steps = made(job, variant, start, point, progress)
             recipe = Recipe(tuple(step.technique for step in steps), job.seed)
             add_point(job, point, model, steps, recipe, progress, began)
+    except OutputError:  # a full disk is no fault of the form …
+        raise
+    except OutOfTime:  # … and neither is the time
+        return
     except TenfoldError as error:
         job.store.note_failure(point_id, str(error))
 
@@ -166,7 +173,9 @@ def made(
             raise TenfoldError("; ".join(map(str, problems)))
         # What comes after it, the export and the scoring, takes no longer than all of plain INT8 did.
         seconds = job.clock.left() - seconds_needed(job) - seconds_plain(job)
-        applied = technique.apply(model, job.task, job.run(progress, max(seconds, 0.0)))
+        if seconds <= 0:
+            raise OutOfTime("no time is left for it")
+        applied = technique.apply(model, job.task, job.run(progress, seconds))
         model, steps = applied.model, (*steps, Step(technique, applied.resolved))
         if not is_final(technique):  # integers count as what they were
             counts = profile(model, job.task.zeros(job.device.batch))
@@ -179,14 +188,18 @@ def seconds_kept(job: Job) -> float:
     plain = plain_forms(job)
     # What will be healed is not known yet; it is taken to answer in integers as the plain network does.
     likely = [*wanted(job, plain), *wanted(job, Forms("", plain.points))]
-    seconds = sum(seconds_for(job, VARIANTS[name]) for name in likely)
-    return min(SHARE_OF_TIME * job.clock.limit, seconds)
+    kept, most = 0.0, SHARE_OF_TIME * job.clock.limit
+    for seconds in (seconds_for(job, VARIANTS[name]) for name in likely):
+        kept += (
+            seconds if kept + seconds <= most else 0.0
+        )  # one too slow for that is made only if time is left
+    return kept
 
 
 def seconds_for(job: Job, variant: Variant) -> float:
-    """What a variant is expected to take, and no more than is kept for them all: its deadline is the job's."""
-    training = variant.passes * original_pass(job) if variant.passes else 0.0
-    return min(PACE * seconds_plain(job) + training, SHARE_OF_TIME * job.clock.limit)
+    """What a variant is expected to take; of what does not train, no more than is kept for them all."""
+    training = variant.passes * ROUNDED_PACE * original_pass(job) if variant.passes else 0.0
+    return min(PACE * seconds_plain(job), SHARE_OF_TIME * job.clock.limit) + training
 
 
 def seconds_plain(job: Job) -> float:

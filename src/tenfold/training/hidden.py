@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -76,6 +77,16 @@ class HiddenDistillation(Distillation):
                 feature = self.projections[str(index)](feature.movedim(dim, -1)).movedim(-1, dim)
             total = total + LOSSES[self.transfer](feature, target)
         return self.loss(outputs, answers, batch) + self.weight * total / max(1, len(self.pairs))
+
+    def waiting(self) -> float:
+        """None: every step waits for its own answers."""
+        return 0.0
+
+    def for_trial(self) -> HiddenDistillation:
+        """With projections of its own."""
+        trial = copy.copy(self)
+        trial.projections = copy.deepcopy(self.projections)
+        return trial
 
     @contextmanager
     def watching(self, student: nn.Module) -> Iterator[list[nn.Parameter]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tenfold.cost import call
 from tenfold.data import Split
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, backward_reported
 from tenfold.training.keeping import Keeper
 from tenfold.training.norms import hold_statistics
 from tenfold.training.objectives import Objective
@@ -134,10 +134,10 @@ def fit(
     good, good_step = _state(student), 0
 
     def result(steps: int) -> FitResult:
+        here = clock.step - before
+        seconds = clock.elapsed() * (steps - before) / here if here else clock.elapsed()
         curve = _curve(losses[:steps])
-        return FitResult(
-            steps, steps / per_epoch, clock.elapsed(), curve, batch_size, precision, min(before, steps)
-        )
+        return FitResult(steps, steps / per_epoch, seconds, curve, batch_size, precision, before)
 
     def diverged(what: str, step: int) -> Diverged:
         student.load_state_dict(good)
@@ -176,7 +176,8 @@ def fit(
                 if clock.step % GOOD_STATE_EVERY == 0:
                     good, good_step = _state(student), clock.step  # the weights that gave this finite loss
                 rule.zero_grad(set_to_none=True)
-                loss.backward()
+                with backward_reported():
+                    loss.backward()
                 if clip is not None:
                     nn.utils.clip_grad_norm_([*trained, *extra], clip)
                 rule.step()

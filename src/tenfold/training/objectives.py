@@ -58,6 +58,14 @@ class Distillation:
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
         return self.loss(outputs, self.teacher(batch, self.views), batch)
 
+    def waiting(self) -> float:
+        """Seconds that training will wait for the teacher, whose answers are kept."""
+        return self.teacher.waiting(self.views)
+
+    def for_trial(self) -> Distillation:
+        """The same, for steps that are to leave no trace in what is learnt beside the student."""
+        return self
+
     def loss(self, outputs: Tensor, answers: Tensor, batch: Batch) -> Tensor:
         """The loss against the teacher's `answers`, of the shape of `outputs`."""
         if answers.shape != outputs.shape:

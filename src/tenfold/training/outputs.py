@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tenfold.cost import Inputs, as_args, batch_size, call
 from tenfold.data import Split
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, OutputError
 from tenfold.files import write_json
 from tenfold.training.kept import KeptAnswers
 from tenfold.training.precision import Precision, device_of, fastest_precision
@@ -30,7 +33,8 @@ class TeacherOutputs:
     `teacher` is copied, not changed. With `folder`, answers are read from and saved to files there named after the
     weights and the data, so that a job started again does not ask twice. `batch_size` and `seed` are those of the
     training to come: each of its steps (`Split.batches`) then needs no more of the teacher than what it shows itself;
-    in another training the answers are the same in kind, but more of them are waited for at first.
+    in another training the answers are the same in kind, but more of them are waited for at first. Past `deadline`
+    (`time.monotonic()`) no further `precision` is tried, where none is given.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class TeacherOutputs:
         precision: Precision | None = None,
         folder: Path | None = None,
         seed: int = 0,
+        deadline: float = math.inf,
     ) -> None:
         self.device = device_of(teacher)
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
@@ -49,12 +54,13 @@ class TeacherOutputs:
         self.key = fingerprint(teacher, split)
         self._folder = None if folder is None else Path(folder)
         self._noted = self._read_notes()
+        self._dictated = precision is not None
         if precision is None and "precision" in self._noted:
             # Timing might choose another today, whose answers would not go with those that are kept.
             precision = Precision.named(self._noted["precision"])
         if precision is None:
             inputs, _ = split.select(range(min(64, batch_size, len(split))))
-            precision = fastest_precision(self.teacher, inputs, train=False)
+            precision = fastest_precision(self.teacher, inputs, train=False, deadline=deadline)
         self.precision = precision
         self.teacher = precision.model(self.teacher)
         self.asked = 0  # examples that the teacher answered …
@@ -94,18 +100,21 @@ class TeacherOutputs:
         return outputs
 
     def save(self) -> None:
-        """Write what is known to the folder, if there is one and anything is new."""
+        """Write what is known to the folder, if there is one and anything is new; not, where the disk takes no more."""
         if self._folder is None:
             return
-        notes: dict[str, Any] = {"key": self.key, "precision": str(self.precision)}
+        notes = {**self._noted, "key": self.key}
+        if not self._dictated:
+            notes["precision"] = str(self.precision)
         if self.faithful is not None:
             notes["views"] = [view.value for view in self.faithful]
-        if notes != self._noted:
-            write_json(self._path(".json"), notes)
-            self._noted = notes
-        for kinds, kept in self._kept.items():
-            if kept is not None:
-                kept.save(self._answers_path(kinds), self._facts())
+        with suppress(OutputError, SafetensorError, OSError):  # it can all be asked for again
+            if notes != self._noted:
+                write_json(self._path(".json"), notes)
+                self._noted = notes
+            for kinds, kept in self._kept.items():
+                if kept is not None:
+                    kept.save(self._answers_path(kinds), self._facts())
 
     def _answers(self, kinds: tuple[View, ...]) -> KeptAnswers | None:
         """What is kept in these views, or None where that would take too much memory."""
@@ -150,7 +159,8 @@ class TeacherOutputs:
         return self._folder / f"teacher-{self.key[:16]}{end}"
 
     def _answers_path(self, kinds: tuple[View, ...]) -> Path:
-        return self._path(f"-{'-'.join(view.value for view in kinds)}.safetensors")
+        arithmetic = str(self.precision).replace(", ", "-").replace(" ", "-")
+        return self._path(f"-{arithmetic}-{'-'.join(view.value for view in kinds)}.safetensors")
 
     def _facts(self) -> dict[str, str]:
         """What must be equal for a file of answers to be read."""
@@ -163,7 +173,8 @@ class TeacherOutputs:
             return {}
         try:
             found = json.loads(self._path(".json").read_text(encoding="utf-8"))
-            Precision.named(found["precision"])
+            if "precision" in found:
+                Precision.named(found["precision"])
             [View(name) for name in found.get("views", [])]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.cost import Inputs, batch_size, call, map_inputs
+from tenfold.errors import NetworkError, backward_reported
 
 TRIAL_EXAMPLES = 64
 WORTH = 0.85  # bf16 must take at most this share of the time of float32, or it is not worth its rounding
@@ -96,23 +97,33 @@ def possible_precisions(model: nn.Module, inputs: Inputs) -> list[Precision]:
     return [Precision(layout, bf16) for bf16 in arithmetics for layout in layouts]
 
 
-def fastest_precision(model: nn.Module, inputs: Inputs, *, train: bool = True) -> Precision:
+def fastest_precision(
+    model: nn.Module, inputs: Inputs, *, train: bool = True, deadline: float = math.inf
+) -> Precision:
     """Time one step of each possible way on a copy of the network and take the fastest.
 
     `inputs` is a batch of real inputs, of which at most 64 examples are used. A way that gives a value that is not
-    finite is out. `train` times forward and backward; else the forward pass alone, without gradients.
+    finite is out. `train` times forward and backward; else the forward pass alone, without gradients. Past `deadline`
+    (`time.monotonic()`) no further way is tried.
     """
-    return precision_and_pace(model, inputs, train=train)[0]
+    return precision_and_pace(model, inputs, train=train, deadline=deadline)[0]
 
 
 def precision_and_pace(
-    model: nn.Module, inputs: Inputs, *, train: bool = True, examples: int = TRIAL_EXAMPLES
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    train: bool = True,
+    examples: int = TRIAL_EXAMPLES,
+    deadline: float = math.inf,
 ) -> tuple[Precision, float]:
     """As `fastest_precision`, from at most so many `examples`; and the seconds that its step takes for each."""
     inputs = map_inputs(lambda t: t[: max(2, min(examples, batch_size(inputs)))], inputs)
     choices = possible_precisions(model, inputs)
     best, best_seconds = choices[0], math.inf
     for precision in choices:
+        if best_seconds < math.inf and time.monotonic() > deadline:
+            break
         seconds = _step_seconds(model, inputs, precision, train=train, give_up=best_seconds)
         worth = WORTH if precision.bf16 and not best.bf16 else 1.0
         if seconds < worth * best_seconds:
@@ -134,8 +145,9 @@ def _step_seconds(
             with torch.set_grad_enabled(train), precision.arithmetic(device):
                 mean = call(trial, ready).float().square().mean()
             if train and mean.requires_grad:
-                mean.backward()
-        except RuntimeError:  # an operator without this arithmetic
+                with backward_reported():
+                    mean.backward()
+        except (RuntimeError, NetworkError):  # an operator without this arithmetic
             if precision == Precision():
                 raise
             return math.inf

@@ -20,6 +20,7 @@ from tenfold.compress.prune.graph import ChannelGraph, Family, Member
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Task
+from tenfold.errors import backward_reported
 
 Scores = dict[str, NDArray[np.float64]]  # family name -> one score a slot
 BATCH = 64
@@ -139,7 +140,9 @@ def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, example
             network.zero_grad(set_to_none=True)
             gates.start(len(targets))
             # The sum over examples, so that each example's gradient is that of its own loss.
-            (task_loss(call(network, inputs), targets) * len(targets)).backward()
+            loss = task_loss(call(network, inputs), targets) * len(targets)
+            with backward_reported():
+                loss.backward()
             change = {
                 n: (p.detach() * p.grad).float() for n, p in network.named_parameters() if p.grad is not None
             }
