@@ -46,6 +46,11 @@ def small() -> list:
     return counted_samples((1, 8, 32), 60)
 
 
+class Doubled(nn.Module):
+    def forward(self, x):
+        return torch.cat((x, x), 1)
+
+
 def truth(terms, parameters) -> np.ndarray:
     return totals(terms, kernel_seconds(terms, parameters), parameters, REFERENCE).seconds
 
@@ -128,6 +133,33 @@ def test_a_bias_is_added_by_a_kernel_of_its_own_and_timed_with_the_convolution()
     again = 2 * with_bias[0].written_bytes / REFERENCE.bytes_per_s + REFERENCE.floor_s
     assert times[0] - alone(without)[0] == pytest.approx(again, rel=0.01)
     assert len(kernels_of(profile(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 8, 8)).operators, Device())) == 1
+
+
+def test_a_window_smaller_than_its_stride_leaves_inputs_in_memory():
+    dense, strided = (
+        a_kernel(nn.Conv2d(256, 64, 1, stride=stride, bias=False), (256, 256, 56, 56)) for stride in (1, 2)
+    )
+    read, written, weights = dense[0].read_bytes, strided[0].written_bytes, strided[0].weight_bytes
+    base = single_terms(strided, REFERENCE).base[0, 2]
+    assert base == pytest.approx((read / 4 + written + weights) / REFERENCE.bytes_per_s)
+
+
+def test_short_rows_and_other_implementations_have_parameters_of_their_own():
+    names = parameter_names(REFERENCE)
+    modules: dict[str, nn.Module] = {
+        "memory/norm/row": nn.LayerNorm(56), "memory/norm/group": nn.GroupNorm(1, 64), "memory/concat/row": Doubled(),
+        "memory/pool/average": nn.AvgPool2d(2), "memory/pool/window": nn.MaxPool2d(2),
+        "memory/batch norm/row": nn.BatchNorm2d(64).eval(),
+    }  # fmt: skip
+    for name, module in modules.items():
+        terms = single_terms(a_kernel(module, (256, 64, 56, 56)), REFERENCE)
+        raised = zero()
+        raised[names.index(name)] = 1.0
+        assert truth(terms, raised)[-1] > 1.1 * truth(terms, zero())[-1], name
+    other = single_terms(a_kernel(nn.MaxPool2d(2), (256, 64, 56, 56)), REFERENCE)
+    raised = zero()
+    raised[names.index("memory/pool/average")] = 1.0
+    assert truth(other, raised) == pytest.approx(truth(other, zero()))
 
 
 def test_a_fit_to_smaller_batches_holds_for_larger_ones(small):

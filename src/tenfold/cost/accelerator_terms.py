@@ -32,22 +32,20 @@ ACCELERATOR_CALLS = (*CALLS, "clock")  # what watching a kernel adds to its time
 SIDES = {"columns": (32.0, 128.0), "depth": (64.0, 512.0)}
 CACHE_KNOTS = tuple(2.0**power for power in (21, 23, 25, 27))  # bytes
 NESTED = 0.5  # of a launch, where an operator launches a second kernel
-ROW = 512.0  # elements that the threads of one block take at once
-ROWWISE = ("norm", "softmax")
+# Elements that are taken at once, however short a row is: by a block of threads, or in a line of memory.
+ROWWISE = {"norm": 512.0, "softmax": 512.0, "batch norm": 64.0, "concat": 64.0}
 # Operators whose kernels are not those of the rest of their family.
 MAKES = {"group_norm": "norm/group", "avg_pool": "pool/average"}
 DENSE = tuple(family for family in PRODUCTS if family != "depthwise convolution")
-STRIDED = tuple(family for family in PRODUCTS if "convolution" in family)
 # Parameters that one kernel has at most in launching, compute, memory and the floor.
 WIDTHS = (3, 2 + 2 * sum(map(len, SIDES.values())), 4 + len(CACHE_KNOTS), 2)
 SPREADS = {
     "call": 1.0, "view": 1.0, "module": 1.0, "clock": 0.3,
     "overhead": 0.4, "overhead/all": 1.0,
     "floor": 0.7, "floor/all": 1.0,
-    "compute": 0.7, "compute/all": 1.0, "compute/all/": 0.7,
+    "compute": 0.4, "compute/all": 1.0, "compute/all/": 0.7,
     "memory": 0.5, "memory/all": 0.3, "memory/size": 0.4, "memory/pool/window": 0.5,
     **{f"memory/{family}/row": 0.7 for family in ROWWISE},
-    **{f"memory/{family}/stride": 1.0 for family in STRIDED},
     **{f"memory/{make}": 1.0 for make in MAKES.values()},
 }  # fmt: skip
 
@@ -65,7 +63,6 @@ def accelerator_names() -> tuple[str, ...]:
     names += [f"memory/size/{knot:g}" for knot in CACHE_KNOTS]
     names += [f"memory/{family}/row" for family in ROWWISE]
     names += [*(f"memory/{make}" for make in MAKES.values()), "memory/pool/window"]
-    names += [f"memory/{family}/stride" for family in STRIDED]
     return tuple(names)
 
 
@@ -93,7 +90,7 @@ def accelerator_terms(
     designs: list[list[dict[str, float]]] = [[], [], [], []]
     for number, kernel in enumerate(kernels):
         family = kernel.family
-        moved = kernel.activation_bytes + kernel.weight_bytes
+        moved = _moved(kernel)
         launching = reference.kernel_s if kernel.operators else reference.kernel_s * NESTED
         base[number] = (
             launching, _compute_seconds(kernel, reference), moved / reference.bytes_per_s, reference.floor_s,
@@ -105,6 +102,17 @@ def accelerator_terms(
         designs[3].append({"floor/all": 1.0, f"floor/{family}": 1.0})
     columns, values = zip(*map(_arrays, designs, WIDTHS), strict=True)
     return Terms(base, columns, values, row, calls, parts)
+
+
+def _moved(kernel: Kernel) -> float:
+    """Bytes from and to memory; a window smaller than its stride leaves inputs out."""
+    read = kernel.read_bytes * min(1.0, kernel.window / kernel.stride**2)
+    return read + kernel.written_bytes + kernel.weight_bytes
+
+
+def _row(kernel: Kernel) -> int:
+    """Elements that lie beside each other and are worked on together, where channels lie last."""
+    return kernel.depth if kernel.family in ("norm", "softmax") else kernel.channels
 
 
 def _compute_seconds(kernel: Kernel, reference: Reference) -> float:
@@ -142,11 +150,9 @@ def _memory_design(kernel: Kernel, moved: float) -> dict[str, float]:
     if make is not None:
         found[f"memory/{make}"] = 1.0
     elif family in ROWWISE:
-        found[f"memory/{family}/row"] = math.log1p(ROW / kernel.depth)
+        found[f"memory/{family}/row"] = math.log1p(ROWWISE[family] / _row(kernel))
     if family == "pool":
         found["memory/pool/window"] = math.log(max(1.0, kernel.other_flops / max(1, kernel.elements)))
-    if family in STRIDED:
-        found[f"memory/{family}/stride"] = float(kernel.stride > 1)
     return found
 
 
