@@ -42,5 +42,5 @@ def step_report(work: Path) -> None:
 
 
 def _counted(name: str, batch: int) -> Profile:
-    example = torch.empty(1, dtype=torch.float16).expand(batch, 3, 224, 224)
+    example = torch.empty(batch, 3, 224, 224, dtype=torch.float16)
     return profile(network(name).half(), example)

@@ -22,7 +22,8 @@ from tenfold.cost import (
     ridge,
 )
 from tenfold.cost.calibration import Calibration, Noise, UnseenError, unseen_error
-from tenfold.cost.kernel_model import Fitted, Reference, parameter_names
+from tenfold.cost.kernel_laws import parameter_names
+from tenfold.cost.kernel_model import Fitted, Reference
 from tenfold.cost.roofline import bound_of, level_of, roofline_parts
 from tenfold.errors import DeviceError
 
@@ -35,12 +36,13 @@ MACHINE = Machine(
 )
 
 
-def calibrated(seed: int = 0) -> Device:
+def calibrated(seed: int = 0, asynchronous: bool = False) -> Device:
     generator = np.random.default_rng(seed)
-    size = len(parameter_names())
+    reference = Reference(5e11, 1e11, 1e-6, 1e-5, asynchronous=asynchronous)
+    size = len(parameter_names(reference))
     spread = generator.normal(size=(size, size)) * 1e-3
     calibration = Calibration(
-        Reference(5e11, 1e11, 1e-6, 1e-5),
+        reference,
         Fitted(generator.normal(size=size) * 0.1, spread @ spread.T, 0.05),
         UnseenError(20, 0.07, 0.99, 0.08, 0.9),
         Noise(0.02),
@@ -52,8 +54,9 @@ def calibrated(seed: int = 0) -> Device:
     return Device("cpu", "torch", 2, 4, MACHINE, calibration)
 
 
-def test_a_device_is_read_as_it_was_saved(tmp_path):
-    device = calibrated()
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_device_is_read_as_it_was_saved(tmp_path, asynchronous):
+    device = calibrated(asynchronous=asynchronous)
     device.save(tmp_path / "device.json")
     read = Device.load(tmp_path / "device.json")
     assert read == device

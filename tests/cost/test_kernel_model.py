@@ -12,22 +12,14 @@ import torch
 from torch import nn
 
 from tenfold.cost import Device, annotate, catalogue_device, predict_network, profile, roofline_ms
-from tenfold.cost.calibrating import fitted_calibration, reference_of
+from tenfold.cost.calibrating import fitted_calibration
 from tenfold.cost.calibration import Noise
 from tenfold.cost.calibration_networks import samples
 from tenfold.cost.device import Machine
 from tenfold.cost.fused_kernels import fused_kernels
+from tenfold.cost.kernel_laws import network_terms, parameter_names, prior_spread, single_terms
 from tenfold.cost.kernel_model import fit, kernel_seconds, log_gradient, totals
-from tenfold.cost.kernel_terms import (
-    Reference,
-    hats,
-    network_terms,
-    padded_macs,
-    parameter_names,
-    prior_spread,
-    single_terms,
-    stacked,
-)
+from tenfold.cost.kernel_terms import Reference, hats, padded_macs, stacked
 from tenfold.cost.observing import Observation, observe
 from tenfold.cost.probing import eager
 from tenfold.cost.roofline import MemoryLevel
@@ -52,25 +44,23 @@ def truth(terms, parameters, reference=REFERENCE) -> np.ndarray:
     return totals(terms, kernel_seconds(terms, parameters), parameters, reference).seconds
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_gradient_is_that_of_finite_differences(counted, asynchronous):
-    reference = replace(REFERENCE, asynchronous=asynchronous, floor_s=1e-6)
+def test_the_gradient_is_that_of_finite_differences(counted):
     kernels = eager_kernels(counted[10][1].operators)
-    terms = stacked([network_terms(kernels, reference, 30, 20), single_terms(kernels[:3], reference)])
-    parameters = np.random.default_rng(0).normal(size=len(parameter_names())) * 0.2
-    log, slope = log_gradient(terms, parameters, reference)
-    assert log == pytest.approx(np.log(truth(terms, parameters, reference)))
+    terms = stacked([network_terms(kernels, REFERENCE, 30, 20), single_terms(kernels[:3], REFERENCE)])
+    parameters = np.random.default_rng(0).normal(size=len(parameter_names(REFERENCE))) * 0.2
+    log, slope = log_gradient(terms, parameters, REFERENCE)
+    assert log == pytest.approx(np.log(truth(terms, parameters)))
     for number in np.flatnonzero(np.abs(slope).max(axis=0))[::5]:
         step = np.zeros_like(parameters)
         step[number] = 1e-5
-        up, down = (log_gradient(terms, parameters + sign * step, reference)[0] for sign in (1, -1))
+        up, down = (log_gradient(terms, parameters + sign * step, REFERENCE)[0] for sign in (1, -1))
         assert slope[:, number] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-8)
 
 
 def test_rows_are_the_same_alone_and_together(counted):
     parts = [network_terms(eager_kernels(one.operators), REFERENCE, 5, 7) for _, one in counted[:6]]
     together = stacked(parts)
-    zero = np.zeros(len(parameter_names()))
+    zero = np.zeros(len(parameter_names(REFERENCE)))
     assert truth(together, zero) == pytest.approx([truth(part, zero)[0] for part in parts])
     kept = np.array([False, True, True, False, False, True])
     assert truth(together.taken(kept), zero) == pytest.approx(truth(together, zero)[kept])
@@ -78,7 +68,7 @@ def test_rows_are_the_same_alone_and_together(counted):
 
 def test_kernels_timed_alone_sum_to_the_network_without_its_calls(counted):
     kernels = eager_kernels(counted[10][1].operators)
-    zero = np.zeros(len(parameter_names()))
+    zero = np.zeros(len(parameter_names(REFERENCE)))
     alone = truth(single_terms(kernels, REFERENCE), zero)
     whole = truth(network_terms(kernels, REFERENCE, 10, 20), zero)[0]
     assert alone.sum() == pytest.approx(whole - REFERENCE.calls_s @ [1, 10, 20])
@@ -86,7 +76,7 @@ def test_kernels_timed_alone_sum_to_the_network_without_its_calls(counted):
 
 def test_a_known_machine_is_recovered_on_networks_that_the_fit_has_not_seen(counted):
     generator = np.random.default_rng(1)
-    known = generator.normal(size=len(parameter_names())) * prior_spread() * 0.5
+    known = generator.normal(size=len(parameter_names(REFERENCE))) * prior_spread(REFERENCE) * 0.5
     rows = stacked([network_terms(eager_kernels(one.operators), REFERENCE) for _, one in counted])
     times = truth(rows, known)
     networks = [number for number, (sample, _) in enumerate(counted) if sample.network]
@@ -101,7 +91,7 @@ def test_a_known_machine_is_recovered_on_networks_that_the_fit_has_not_seen(coun
 
 def test_one_wild_measurement_does_not_bend_the_fit(counted):
     rows = stacked([network_terms(eager_kernels(one.operators), REFERENCE) for _, one in counted])
-    times = truth(rows, np.zeros(len(parameter_names())))
+    times = truth(rows, np.zeros(len(parameter_names(REFERENCE))))
     bent = times.copy()
     bent[5] *= 30.0
     fitted = fit(rows, bent, np.full(len(bent), 0.05), REFERENCE)
@@ -112,7 +102,7 @@ def test_one_wild_measurement_does_not_bend_the_fit(counted):
 def test_calibration_states_an_error_that_it_found_on_the_unseen(counted):
     device = Device("cpu", "torch")
     generator = np.random.default_rng(2)
-    known = generator.normal(size=len(parameter_names())) * 0.3
+    known = generator.normal(size=len(parameter_names(REFERENCE))) * 0.3
     found = []
     for sample, one in counted * 2:
         terms = network_terms(eager_kernels(one.operators), REFERENCE)
@@ -262,9 +252,3 @@ def test_a_machine_of_the_catalogue_gives_a_roofline_that_says_so():
     assert roofline_ms(counted, device) < predicted.ms
     with pytest.raises(DeviceError, match="nothing is known"):
         predict_network(counted, Device())
-
-
-def test_the_reference_of_a_cuda_device_overlaps_launches():
-    reference = reference_of(Device("cuda", "torch"), catalogue_device("a100").machine, "fp16")
-    assert reference.asynchronous
-    assert reference.macs_per_s == 156e12

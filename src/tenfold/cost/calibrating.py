@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from tenfold.cost.calibration import Calibration, Noise, conformal_spread, unseen_error
 from tenfold.cost.cpu import cpu_features
 from tenfold.cost.device import Device
+from tenfold.cost.kernel_laws import launching_terms, network_terms, single_terms
 from tenfold.cost.kernel_model import Fitted, fit, log_gradient
-from tenfold.cost.kernel_terms import Array, Reference, Terms, network_terms, single_terms, stacked
+from tenfold.cost.kernel_terms import Array, Reference, Terms, stacked
 from tenfold.cost.launches import kernels_of
 from tenfold.cost.observing import TORCH_DTYPES, Observation, Prepare, observe
 from tenfold.cost.probing import eager, probe, settle_allocator
 from tenfold.cost.provenance import environment
 from tenfold.cost.roofline import Machine
+from tenfold.cost.stopwatch import OperatorTimes
 from tenfold.cost.workload import eager_kernels
 from tenfold.errors import DeviceError
 
@@ -30,6 +32,9 @@ FIT_SHARE = 0.12  # of the time, kept for the fit and for its check
 # Spread of the logarithm that the model is allowed, and what the clock and the watching of a kernel may add.
 CHAIN_NOISE, NETWORK_NOISE, KERNEL_NOISE = 0.10, 0.04, 0.15
 CLOCK_S, SHORTEST_S = 3e-6, 1e-6
+WAITED, WAITING_NOISE = (0.7, 2.0), 5.0  # work over launching where one may be the other, and what that adds
+EVENTS_S = 2e-6  # what two events around a kernel of a GPU add to its time, about
+LAUNCHING_NOISE = 0.3  # of one operator's launching: processors are less steady than devices
 MIN_NETWORKS = 10
 
 
@@ -73,8 +78,8 @@ def reference_of(device: Device, machine: Machine, dtype: str = "fp32") -> Refer
     """Where the parameters of the fit start."""
     if device.kind == "cuda":
         return Reference(
-            machine.peak(dtype) / 2, machine.memory.bytes_per_s, 2 * machine.launch_s, 5e-6, block=8, floor_s=2e-6,
-            asynchronous=True, dtype=dtype,
+            machine.peak(dtype) / 2, machine.memory.bytes_per_s, 2 * machine.launch_s, 5e-6, block=8, floor_s=4e-6,
+            asynchronous=True, dtype=dtype, plain_macs_per_s=machine.peak("fp32") / 2, clock_s=EVENTS_S,
         )  # fmt: skip
     kernel_s = machine.launch_s * 2 if device.runtime == "torch" else 3e-6
     return Reference(
@@ -129,13 +134,38 @@ def measured_rows(device: Device, found: Sequence[Observation], reference: Refer
         whole.append(True)
         if one.times is None:
             continue
-        alone = eager_kernels(one.times.operators or one.operators)
+        timed = one.times.operators or one.operators
+        alone = kernels_of(timed, device) if device.runtime == "torch" else eager_kernels(timed)
         terms.append(single_terms(alone, reference))
         seconds += [max(time, SHORTEST_S) for time in one.times.work]
-        noise += [float(np.hypot(KERNEL_NOISE, CLOCK_S / max(time, SHORTEST_S))) for time in one.times.work]
-        sample += [number] * len(alone)
-        whole += [False] * len(alone)
+        noise += kernel_noise(one.times, reference)
+        sample += [number] * len(timed)
+        whole += [False] * len(timed)
+        if not reference.asynchronous:
+            continue
+        terms.append(launching_terms(alone, reference))
+        seconds += one.times.launching
+        noise += [LAUNCHING_NOISE] * len(timed)
+        sample += [number] * len(timed)
+        whole += [False] * len(timed)
     return Measured(stacked(terms), np.array(seconds), np.array(noise), np.array(sample), np.array(whole))
+
+
+def kernel_noise(times: OperatorTimes, reference: Reference) -> list[float]:
+    """The spread of the logarithm of every kernel's own time.
+
+    On a device of its own that the processor was not ahead of, what took about as long as its launching may have been
+    waiting for it.
+    """
+    clock = reference.clock_s / 2 or CLOCK_S
+    found = [float(np.hypot(KERNEL_NOISE, clock / max(work, SHORTEST_S))) for work in times.work]
+    if not reference.asynchronous or times.ahead:
+        return found
+    low, high = WAITED
+    return [
+        float(np.hypot(noise, WAITING_NOISE)) if low * launching < work < high * launching else noise
+        for noise, work, launching in zip(found, times.work, times.launching, strict=True)
+    ]
 
 
 def fitted_calibration(

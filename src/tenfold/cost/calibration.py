@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.cost.kernel_laws import parameter_names
 from tenfold.cost.kernel_model import Fitted
-from tenfold.cost.kernel_terms import Reference, parameter_names
+from tenfold.cost.kernel_terms import Reference
 from tenfold.cost.statistics import spearman
 
 LOADED = 0.08  # of the reference work's time: above this spread the machine is not quiet
@@ -63,7 +64,7 @@ class Calibration:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the parameters."""
-        return parameter_names()
+        return parameter_names(self.reference)
 
     @property
     def summary(self) -> str:
@@ -95,7 +96,8 @@ class Calibration:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
         """The inverse of `to_json`; `ValueError` where a parameter is missing, unknown or not a number."""
-        names = parameter_names()
+        reference = Reference(**data["reference"])
+        names = parameter_names(reference)
         given = data["parameters"]
         if set(given) != set(names):
             odd = sorted(set(given) ^ set(names))[0]
@@ -112,7 +114,7 @@ class Calibration:
         if not (np.isfinite(parameters).all() and np.isfinite(values).all()):
             raise ValueError("a parameter is not a finite number")
         return cls(
-            reference=Reference(**data["reference"]),
+            reference=reference,
             fitted=Fitted(parameters, covariance, float(data["residual"])),
             unseen=UnseenError(**data["unseen"]),
             noise=Noise(**data["noise"]),

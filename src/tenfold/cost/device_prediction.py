@@ -11,8 +11,8 @@ import numpy as np
 
 from tenfold.cost.calibration import COVERAGE_Z, Calibration
 from tenfold.cost.device import Device
+from tenfold.cost.kernel_laws import network_terms
 from tenfold.cost.kernel_model import kernel_seconds, log_gradient, totals
-from tenfold.cost.kernel_terms import network_terms
 from tenfold.cost.launches import kernels_of
 from tenfold.cost.predict import Prediction
 from tenfold.cost.record import Profile
@@ -127,10 +127,13 @@ def _calibrated(profile: Profile, device: Device, calibration: Calibration) -> N
     spread = math.sqrt(uncertain + fitted.residual**2 + noise**2)
     seconds = kernel_seconds(terms, fitted.parameters)
     total = totals(terms, seconds, fitted.parameters, reference)
-    # Where launching and work overlap, each kernel gets the share of the total that it is answerable for.
-    launching, work = float(total.by_launching[0]), float(total.by_work[0])
-    seconds = seconds * np.array([launching, work, work, work])
-    table = np.stack([seconds[:, 1], seconds[:, 2] + seconds[:, 3], seconds[:, 0]], axis=1) * 1e3
+    # Where times overlap, each part of a kernel gets the share of the total that it is answerable for.
+    launching, compute, memory, rest = (seconds * total.by_parts).T
+    # What is left is the weights' way from memory on a processor, and the floor of a kernel on a device of its own.
+    parts = (
+        (compute, memory, launching + rest) if reference.asynchronous else (compute, memory + rest, launching)
+    )
+    table = np.stack(parts, axis=1) * 1e3
     ms = 1e3 * float(total.seconds[0])
     return _made(kernels, table, ms, spread, ms - float(table.sum()), CALIBRATED)
 

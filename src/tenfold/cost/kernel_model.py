@@ -1,6 +1,6 @@
 """How long a kernel takes on a machine: a roofline with fitted efficiencies and overheads.
 
-For a kernel of family f (units: seconds, bytes, multiply-adds):
+For a kernel of family f on a processor (units: seconds, bytes, multiply-adds; `accelerator_terms` has a GPU's law):
 
     t = overhead·e^{o_f}  +  macs'/peak · e^{c_f + w_f·φ}  +  activations/B · e^{m_f + v_f·ψ}  +  weights/B · e^{u·χ}
 
@@ -10,7 +10,8 @@ and the network's weights among the levels of memory (hat functions of the logar
 start at the machine's measured roofs (0) and are drawn to them by a normal prior, so that what calibration has not
 seen is predicted by the plain roofline of its family.
 
-A network is the sum of its kernels and a constant for the call. The parameters minimise the squared error of
+A network is the sum of its kernels and a constant for the call; on a GPU the longer of what the processor takes to
+launch them and what the device takes to run them. The parameters minimise the squared error of
 the *logarithm* of the time of everything measured, chains of one operator and whole networks alike. Their posterior
 covariance (Laplace's approximation) widens the interval of networks that lean on what was seldom measured.
 """
@@ -21,7 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tenfold.cost.kernel_terms import CALLS, Array, Reference, Terms, parameter_names, prior_spread
+from tenfold.cost.kernel_laws import parameter_names, prior_spread
+from tenfold.cost.kernel_terms import CALLS, Array, Reference, Terms
+
+OVERLAP = 3  # order of the norm of compute and memory
+SMALLEST_S = 1e-12  # keeps a norm of nothing from dividing by 0
 
 
 def kernel_seconds(terms: Terms, parameters: Array) -> Array:
@@ -33,13 +38,31 @@ def kernel_seconds(terms: Terms, parameters: Array) -> Array:
     return terms.base * np.exp(np.stack(exponents, axis=1))
 
 
+def work_of(seconds: Array, reference: Reference) -> tuple[Array, Array]:
+    """Seconds of work of every kernel, and their derivatives by its four parts, (kernels, 4); 0 by launching.
+
+    On a processor the parts add up. A device of its own computes while it moves: of the two the longer counts (the
+    norm of order 3, as they hinder each other where they are alike), and the floor.
+    """
+    slope = np.ones_like(seconds)
+    slope[:, 0] = 0.0
+    if not reference.asynchronous:
+        return seconds[:, 1:].sum(1), slope
+    longer = np.maximum((seconds[:, 1:3] ** OVERLAP).sum(1) ** (1 / OVERLAP), SMALLEST_S)
+    slope[:, 1:3] = (seconds[:, 1:3] / longer[:, None]) ** (OVERLAP - 1)
+    return longer + seconds[:, 3], slope
+
+
 @dataclass(frozen=True)
 class Totals:
-    """Of every row: its seconds, and their derivatives by those of launching and of work."""
+    """Of every row its seconds; of every kernel their derivatives by its four parts; of every row those by launching.
+
+    `by_launching` holds for what a row launches beside its kernels.
+    """
 
     seconds: Array
+    by_parts: Array
     by_launching: Array
-    by_work: Array
 
 
 def totals(terms: Terms, seconds: Array, parameters: Array, reference: Reference) -> Totals:
@@ -47,17 +70,23 @@ def totals(terms: Terms, seconds: Array, parameters: Array, reference: Reference
 
     Where launching and work overlap the total is a smooth maximum of the two (the norm of order 4), and a call.
     """
-    calls = terms.calls * np.exp(parameters[: len(CALLS)])
-    launching = np.bincount(terms.row, seconds[:, 0], terms.rows) * terms.parts[:, 0] + calls[:, 1:].sum(1)
-    work = np.bincount(terms.row, seconds[:, 1:].sum(1), terms.rows) * terms.parts[:, 1]
-    if not reference.asynchronous:
-        return Totals(launching + work + calls[:, 0], terms.parts[:, 0], terms.parts[:, 1])
-    longer = (launching**4 + work**4) ** 0.25
-    return Totals(
-        longer + calls[:, 0],
-        terms.parts[:, 0] * (launching / longer) ** 3,
-        terms.parts[:, 1] * (work / longer) ** 3,
-    )
+    calls = terms.calls * np.exp(parameters[: terms.calls.shape[1]])
+    launched = slice(1, len(CALLS))
+    launching = np.bincount(terms.row, seconds[:, 0], terms.rows) * terms.parts[:, 0] + calls[
+        :, launched
+    ].sum(1)
+    work, slope = work_of(seconds, reference)
+    worked = np.bincount(terms.row, work, terms.rows) * terms.parts[:, 1]
+    outside = calls.sum(1) - calls[:, launched].sum(1)
+    if reference.asynchronous:
+        longer = np.maximum((launching**4 + worked**4) ** 0.25, SMALLEST_S)
+        by_launching, by_work = (launching / longer) ** 3, (worked / longer) ** 3
+    else:
+        longer = launching + worked
+        by_launching = by_work = np.ones(terms.rows)
+    by_parts = slope * (terms.parts[:, 1] * by_work)[terms.row, None]
+    by_parts[:, 0] = (terms.parts[:, 0] * by_launching)[terms.row]
+    return Totals(longer + outside, by_parts, by_launching)
 
 
 def log_gradient(terms: Terms, parameters: Array, reference: Reference) -> tuple[Array, Array]:
@@ -67,15 +96,14 @@ def log_gradient(terms: Terms, parameters: Array, reference: Reference) -> tuple
     size = len(parameters)
     found = np.zeros(terms.rows * size)
     for part, (column, value) in enumerate(zip(terms.columns, terms.values, strict=True)):
-        weight = (total.by_launching if part == 0 else total.by_work)[terms.row]
-        share = value * (weight * seconds[:, part])[:, None]
+        share = value * (total.by_parts[:, part] * seconds[:, part])[:, None]
         found += np.bincount((terms.row[:, None] * size + column).ravel(), share.ravel(), len(found))
     gradient = found.reshape(terms.rows, size)
-    calls = terms.calls * np.exp(parameters[: len(CALLS)])
-    gradient[:, 0] += calls[:, 0]
+    width = terms.calls.shape[1]
+    calls = terms.calls * np.exp(parameters[:width])
     # Views and modules are launching, which overlaps with work where kernels do.
-    launching = total.by_launching if reference.asynchronous else np.ones(terms.rows)
-    gradient[:, 1 : len(CALLS)] += calls[:, 1:] * launching[:, None]
+    calls[:, 1 : len(CALLS)] *= total.by_launching[:, None]
+    gradient[:, :width] += calls
     return np.log(total.seconds), gradient / total.seconds[:, None]
 
 
@@ -102,8 +130,8 @@ def fit(
     A row far off counts as much as one three spreads off (Huber's weights), so that a disturbed measurement does
     not bend the fit.
     """
-    spread = prior_spread()
-    parameters = np.zeros(len(parameter_names())) if start is None else start.copy()
+    spread = prior_spread(reference)
+    parameters = np.zeros(len(parameter_names(reference))) if start is None else start.copy()
     target, sigma = np.log(np.asarray(seconds)), np.asarray(noise, dtype=np.float64)
     damping = 1e-2
     loss, residuals, jacobian = _linearised(terms, parameters, target, sigma, spread, reference)

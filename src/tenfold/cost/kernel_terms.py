@@ -1,4 +1,4 @@
-"""The terms of a kernel's time: what each parameter of the kernel model multiplies."""
+"""The terms of a kernel's time on a processor: what each parameter of the kernel model multiplies."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class Reference:
     asynchronous: bool = False  # launching goes on while kernels run: the longer of the two counts
     view_s: float = 1e-6  # of a call that touches no data
     module_s: float = 1e-6  # of entering and leaving a module
+    plain_macs_per_s: float = 0.0  # of the units that multiply no matrices, where there are others that do
+    clock_s: float = 0.0  # that the clock adds to a kernel timed alone
 
     @property
     def calls_s(self) -> Array:
@@ -44,7 +46,7 @@ class Reference:
 
 
 @cache
-def parameter_names() -> tuple[str, ...]:
+def processor_names() -> tuple[str, ...]:
     """One name for each parameter, in the order of the vector."""
     names = list(CALLS)
     names += [f"overhead/{family}" for family in FAMILIES]
@@ -60,10 +62,10 @@ def parameter_names() -> tuple[str, ...]:
 
 
 @cache
-def prior_spread() -> Array:
+def processor_spread() -> Array:
     """The standard deviation around 0 that each parameter is expected to have."""
     spreads = []
-    for name in parameter_names():
+    for name in processor_names():
         kind, _, rest = name.partition("/")
         if kind in (*CALLS, "overhead"):
             spreads.append(1.0)
@@ -76,7 +78,7 @@ def prior_spread() -> Array:
 
 @cache
 def _positions() -> dict[str, int]:
-    return {name: position for position, name in enumerate(parameter_names())}
+    return {name: position for position, name in enumerate(processor_names())}
 
 
 @cache
@@ -133,24 +135,10 @@ def stacked(found: Sequence[Terms]) -> Terms:
     )
 
 
-def network_terms(
-    kernels: Sequence[Kernel], reference: Reference, views: int = 0, module_calls: int = 0
-) -> Terms:
-    """One row: a whole network, with its call, its views and its modules."""
-    calls = np.array([[1.0, float(views), float(module_calls)]]) * reference.calls_s
-    return _terms(kernels, reference, np.zeros(len(kernels), dtype=np.int64), calls, np.ones((1, 2)))
-
-
-def single_terms(kernels: Sequence[Kernel], reference: Reference) -> Terms:
-    """A row for each kernel of one network, as it is timed alone: on a device of its own, its work without launching."""
-    rows = np.arange(len(kernels))
-    parts = np.tile([0.0 if reference.asynchronous else 1.0, 1.0], (len(kernels), 1))
-    return _terms(kernels, reference, rows, np.zeros((len(kernels), 3)), parts)
-
-
-def _terms(
+def processor_terms(
     kernels: Sequence[Kernel], reference: Reference, row: NDArray[np.int64], calls: Array, parts: Array
 ) -> Terms:
+    """The terms of overhead, compute, activations and weights of every kernel."""
     position = _positions()
     footprint = float(sum(kernel.weight_bytes for kernel in kernels))
     base = np.zeros((len(kernels), 4))

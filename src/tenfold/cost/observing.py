@@ -26,7 +26,7 @@ CALLS_S = 0.06  # spent on timing one sample
 MIN_CALLS, MAX_CALLS = 3, 40
 DISTURBED = 1.25  # times the usual heartbeat: the sample is timed again
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-BATCHES = {"cpu": (1, 1, 8, 4, 2), "cuda": (1, 1, 8, 32, 256)}
+BATCHES = {"cpu": (1, 1, 8, 4, 2), "cuda": (1, 8, 32, 256, 256)}
 CHAIN_WORK = {"cpu": 6e8, "cuda": 2e11}  # multiply-adds of one chain, at most
 NETWORK_WORK = {"cpu": 5e9, "cuda": 4e12}  # of one network: above it runs at batch 1
 
@@ -63,6 +63,7 @@ class Observation:
                 tuple(times["work"]),
                 tuple(times["launching"]),
                 tuple(map(operator_from_json, times.get("operators", ()))),
+                times.get("ahead", False),
             ),
         }
         return cls(**fields)

@@ -28,12 +28,14 @@ class OperatorTimes:
     """Seconds of each operator: on the device, and (of a GPU) of the processor that launches it.
 
     A runtime that makes its own operators out of the network's names them in `operators`; they are the network's
-    own where that is empty.
+    own where that is empty. `ahead` says that the processor was done before a GPU began, so that none of the times of
+    work holds any waiting for a launch.
     """
 
     work: tuple[float, ...]
     launching: tuple[float, ...] = ()
     operators: tuple[OperatorCost, ...] = ()
+    ahead: bool = False
 
 
 class Stopwatch(TorchDispatchMode):
@@ -68,20 +70,24 @@ def operator_times(
     module: Callable[..., Any], inputs: Any, operators: Sequence[OperatorCost], place: torch.device, runs: int
 ) -> OperatorTimes | None:
     """The median over `runs` of the times of each of `operators`, which `module(inputs)` runs; None where others ran."""
-    passes = []
-    names: list[str] = []
+    passes, names, ahead = [], list[str](), []
+    cycles = SLEEP_CYCLES * (2 * len(operators) + 20)
     for _ in range(runs):
-        if place.type == "cuda":
-            torch.cuda._sleep(SLEEP_CYCLES * (2 * len(operators) + 20))  # type: ignore[no-untyped-call]
+        slept = _asleep(cycles) if place.type == "cuda" else None
         with torch.no_grad(), Stopwatch(place) as watch:
             module(inputs)
+        ahead.append(slept is not None and not slept.query())
+        cycles *= 1 if ahead[-1] else 2  # the sleep was too short for this processor
         passes.append(watch.times())
         names = watch.names
     chosen = places_of([operator.op for operator in operators], names)
     if chosen is None or len({len(work) for work, _ in passes}) > 1:
         return None
+    passes = [one for one, good in zip(passes, ahead, strict=True) if good] or passes
     work, launching = np.median(np.array(passes), axis=0)[:, chosen].tolist()
-    return OperatorTimes(tuple(work), tuple(launching) if place.type == "cuda" else ())
+    if place.type != "cuda":
+        return OperatorTimes(tuple(work))
+    return OperatorTimes(tuple(work), tuple(launching), ahead=any(ahead))
 
 
 def places_of(wanted: Sequence[str], names: Sequence[str]) -> list[int] | None:
@@ -96,6 +102,12 @@ def places_of(wanted: Sequence[str], names: Sequence[str]) -> list[int] | None:
         found.append(at)
         at += 1
     return found
+
+
+def _asleep(cycles: int) -> Any:
+    """Put the device to sleep; the event that is there when it wakes."""
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+    return _event()
 
 
 def _event() -> Any:

@@ -64,6 +64,7 @@ class Kernel:
     batch: int = 1
     window: int = 1  # elements of the convolution's window
     stride: int = 1
+    channels: int = 1  # of the output; of tokens their width
 
     @property
     def activation_bytes(self) -> int:
@@ -92,9 +93,15 @@ def kernel_of(number: int, operator: OperatorCost) -> Kernel:
         written_bytes=operator.bytes_written,
         itemsize=max(1, min(8, operator.bytes_written // max(1, elements))),
         batch=operator.output_shape[0] if operator.output_shape else 1,
+        channels=_channels(operator.output_shape),
     )
     dimensions = _dimensions(base.family, operator, elements)
     return Kernel(**{**vars(base), **dimensions}) if dimensions else base
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    """Of maps the second dimension, else the last."""
+    return shape[1] if len(shape) == 4 else shape[-1] if shape else 1
 
 
 def family_of(operator: OperatorCost) -> str:
