@@ -19,7 +19,7 @@ from tenfold.cost.device import Machine
 from tenfold.cost.fused_kernels import fused_kernels
 from tenfold.cost.kernel_laws import network_terms, parameter_names, prior_spread, single_terms
 from tenfold.cost.kernel_model import fit, kernel_seconds, log_gradient, totals
-from tenfold.cost.kernel_terms import Reference, hats, padded_macs, stacked
+from tenfold.cost.kernel_terms import Reference, hats, is_fresh, padded_macs, stacked
 from tenfold.cost.observing import Observation, observe
 from tenfold.cost.probing import eager
 from tenfold.cost.roofline import MemoryLevel
@@ -153,6 +153,28 @@ def test_hats_interpolate():
     assert hats(1e15)[-1] == 1.0
     assert hats(2.0**21)[2:4] == pytest.approx([0.5, 0.5])
     assert sum(hats(12345678.0)) == pytest.approx(1.0)
+
+
+def test_an_output_that_the_allocator_does_not_keep_is_a_step_and_not_a_slope():
+    """Outputs of 50 MB cost four times what their bytes do; nothing larger was seen, and those must not cost more."""
+
+    def kernel(megabytes: float):
+        side = round(math.sqrt(megabytes * 1e6 / 4))
+        (found,) = eager_kernels(
+            profile(nn.ReLU(), torch.empty(1, device="meta").expand(side, side)).operators
+        )
+        return found
+
+    sizes = np.geomspace(0.1, 50, 40)
+    terms = single_terms([kernel(size) for size in sizes], REFERENCE)
+    seconds = 2e-6 + sizes * 2e6 / 2e10 * np.where(sizes > 32, 4.0, 1.0)
+    found = fit(terms, seconds, np.full(40, 0.05), REFERENCE)
+    large = single_terms([kernel(200)], REFERENCE)
+    (told,) = truth(large, found.parameters)
+    assert told == pytest.approx(200 * 2e6 / 2e10 * 4, rel=0.4)
+    (in_place,) = eager_kernels(profile(nn.ReLU(inplace=True), torch.zeros(3000, 3000)).operators)
+    assert not is_fresh(in_place)
+    assert is_fresh(kernel(36))
 
 
 def test_channels_fill_whole_vectors():

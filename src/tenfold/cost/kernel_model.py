@@ -6,7 +6,8 @@ For a kernel of family f on a processor (units: seconds, bytes, multiply-adds; `
 
 `macs'` has the channels rounded up to whole vectors. φ are saturating functions 1/(1 + d/s) of the sizes of the
 product (its rows, columns, depth), so that small sides lower the efficiency; ψ and χ place the kernel's working set
-and the network's weights among the levels of memory (hat functions of the logarithm of their size). All parameters
+and the network's weights among the levels of memory (hat functions of the logarithm of their size), and ψ says whether
+the output is too large for the allocator to keep. All parameters
 start at the machine's measured roofs (0) and are drawn to them by a normal prior, so that what calibration has not
 seen is predicted by the plain roofline of its family.
 

@@ -18,6 +18,9 @@ Array = NDArray[Any]
 SCALES = (16.0, 64.0, 256.0, 1024.0)  # of rows, columns and depth
 ROW = 64.0  # elements of a row: norms and softmaxes of shorter ones cost more for each
 WINDOWS = (9, 25, 49)
+LARGEST_KEPT = (
+    31 << 20
+)  # bytes of a block that the C library's allocator keeps when it is freed (glibc: under 32 MB)
 SIZE_KNOTS = tuple(2.0**power for power in (14, 17, 20, 22, 24, 26, 28))  # bytes
 CALLS = ("call", "view", "module")
 
@@ -55,6 +58,7 @@ def processor_names() -> tuple[str, ...]:
     names += [f"memory/{family}" for family in FAMILIES]
     names += [f"memory/{family}/row" for family in FAMILIES]
     names += [f"memory/size/{knot:g}" for knot in SIZE_KNOTS]
+    names.append("memory/fresh")
     names += [f"memory/{family}/size/{knot:g}" for family in FAMILIES for knot in SIZE_KNOTS[::2]]
     names += [f"weights/size/{knot:g}" for knot in SIZE_KNOTS]
     names += [f"weights/{family}" for family in FAMILIES]
@@ -170,10 +174,11 @@ def processor_terms(
                 position[f"memory/{family}/row"],
                 *range(size_at, size_at + len(spread)),
                 *range(own, own + len(spread[::2])),
+                position["memory/fresh"],
             ]
         )
         coarse = hats(kernel.activation_bytes, SIZE_KNOTS[::2])
-        values[2].append([1.0, 1 / (1 + kernel.depth / ROW), *spread, *coarse])
+        values[2].append([1.0, 1 / (1 + kernel.depth / ROW), *spread, *coarse, float(is_fresh(kernel))])
         base[number, 3] = kernel.weight_bytes / reference.bytes_per_s
         columns[3].append([*range(weights_at, weights_at + len(weight_hats)), position[f"weights/{family}"]])
         values[3].append([*weight_hats, 1.0])
@@ -185,6 +190,13 @@ def processor_terms(
         calls,
         parts,
     )
+
+
+def is_fresh(kernel: Kernel) -> bool:
+    """Whether the output's memory is asked of the system anew at every call, page by page: a step in the time."""
+    return kernel.written_bytes > LARGEST_KEPT and not kernel.op.endswith(
+        "_"
+    )  # in place nothing is asked for
 
 
 def padded_macs(kernel: Kernel, block: int) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tenfold.cost.cpu import cpu_model
 from tenfold.cost.device import Device
+from tenfold.cost.kernel_terms import LARGEST_KEPT
 from tenfold.cost.record import OperatorCost
 from tenfold.cost.roofline import Machine, MemoryLevel
 from tenfold.cost.stopwatch import OperatorTimes, operator_times
@@ -117,7 +118,7 @@ def settle_allocator() -> None:
     the system, page by page, and a network can take half as long again. Freeing one block just below its limit
     (32 MB) is what any process that has run a network of maps has done.
     """
-    block = torch.empty(31 << 20, dtype=torch.uint8)
+    block = torch.empty(LARGEST_KEPT, dtype=torch.uint8)
     del block
 
 
