@@ -65,6 +65,12 @@ def dynamic_conv(
     return y if bias is None else op.Add(y, op.Reshape(bias, channels))
 
 
+def embed(table: Any, scale: Any, indices: Any) -> Any:
+    rows = op.Cast(op.Gather(table, indices), to=ir.DataType.FLOAT)
+    last = op.Constant(value_ints=[-1])
+    return op.Mul(rows, op.Unsqueeze(op.Gather(scale, indices), last))
+
+
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table for `torch.onnx.export(custom_translation_table=…)`."""
     ops = torch.ops.tenfold
@@ -74,4 +80,5 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.dequantize_channels.default: dequantize_channels,
         ops.dynamic_linear.default: dynamic_linear,
         ops.dynamic_conv.default: dynamic_conv,
+        ops.embed.default: embed,
     }

@@ -121,6 +121,17 @@ def _(
     return torch.convolution(x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups)
 
 
+@define("embed(Tensor table, Tensor scale, Tensor indices) -> Tensor")
+def embed(table: Tensor, scale: Tensor, indices: Tensor) -> Tensor:
+    """Rows of a table (V, D) int8 with a scale (V,) for each: indices (…) -> (…, D) float32."""
+    return table[indices].to(torch.float32).mul_(scale[indices].unsqueeze(-1))
+
+
+@shape_of_result("embed")
+def _(table: Tensor, scale: Tensor, indices: Tensor) -> Tensor:
+    return scale.new_empty((*indices.shape, table.shape[1]))
+
+
 def quantized_at_run_time(x: Tensor) -> Tensor:
     """`x` rounded as ONNX DynamicQuantizeLinear rounds it: uint8 over the range of `x` itself, zero included."""
     low, high = torch.aminmax(x)

@@ -21,6 +21,7 @@ from tenfold.compress.quantize.naming import stable_names
 from tenfold.compress.quantize.observe import Observer, observe
 from tenfold.compress.quantize.plan import Plan, make_plan
 from tenfold.compress.quantize.simplify import capture_folded
+from tenfold.compress.quantize.tables import insert_tables
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
@@ -42,6 +43,8 @@ class Mode(enum.Enum):
 class Quantize:
     """INT8 convolutions and linear layers: int8 weights, a scale for each channel; uint8 activations.
 
+    `embeddings` stores the rows of embedding tables in int8 too, a scale for each.
+
     `weight_bits` is 8, 7, or None for what this CPU computes without saturation (8 bits served by a CPU with AVX2
     alone would saturate: give 7 for a file that must run anywhere). `observer` chooses the activation
     ranges of the static mode from `examples` training examples. `bias_correction` keeps the mean of every channel.
@@ -56,6 +59,7 @@ class Quantize:
     examples: int = 128
     equalize: bool = False
     epochs: float = 0.0
+    embeddings: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
@@ -111,6 +115,7 @@ class Quantize:
         if self.bias_correction:
             means = {names[n]: m for n, m in output_means(module, layers, few).items()}
         module, computed = _inserted(module, plan, names, self.mode, affines, bits, self.bias_correction)
+        module, tables = insert_tables(module, ROOT, None if self.embeddings else [])
         if self.bias_correction:
             run.progress(0.6, "quantize: correcting biases")
             correct_biases(module, computed, means, dims, few)
@@ -128,6 +133,7 @@ class Quantize:
             "equalized": equalized,
             "trained": trained,
             "layers": list(computed),
+            "embeddings": tables,
             "tensors": {n: {"scale": a.scale, "zero_point": a.zero_point} for n, a in affines.items()},
         }
         run.progress(1.0, "quantize: done")
@@ -142,6 +148,7 @@ class Quantize:
                 for name, a in resolved["tensors"].items()
             }
             add_bias, layers = bool(resolved["bias_correction"]), list(resolved["layers"])
+            tables = [str(name) for name in resolved.get("embeddings", ())]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"quantize: the resolved step is malformed ({error!r})") from error
         if bits not in (7, 8):
@@ -153,7 +160,8 @@ class Quantize:
         if expected != given or (mode is Mode.STATIC and not affines):
             odd = sorted(set(expected) ^ set(given)) or ["the order of layers"]
             raise RecipeError(f"quantize: made for another network; they differ at {odd[0]}")
-        return _inserted(module, plan, names, mode, affines, bits, add_bias)[0]
+        module = _inserted(module, plan, names, mode, affines, bits, add_bias)[0]
+        return insert_tables(module, ROOT, tables)[0]
 
     def _calibrated(
         self, module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], examples: Split
