@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tenfold.compress import Run
 from tenfold.compress.quantize import Mode, Observer, Quantize, is_quantized
 from tenfold.compress.quantize.bias import channel_means
-from tenfold.cost import Device, call, map_inputs
+from tenfold.cost import Device, call, map_inputs, profile
+from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
 
 MODES = [Mode.STATIC, Mode.DYNAMIC]
@@ -216,3 +217,17 @@ def test_rebuild_refuses_another_network_and_malformed_steps() -> None:
 def test_parameters_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match="quantize"):
         Quantize(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_counter_knows_a_quantised_network(mode: Mode) -> None:
+    """Its multiply-adds are those of the float network, and none of its operators is unknown."""
+    for build, inputs in ((Residual, images(4)), (Attention, {"tokens": torch.randn(4, 6, 16)})):
+        torch.manual_seed(0)
+        model = build().eval()
+        split = (inputs, torch.arange(4))
+        applied = Quantize(mode=mode).apply(model, Task(model, train=split, validation=split), Run())
+        found, plain = profile(applied.model, inputs), profile(model, inputs)
+        assert not found.unknown
+        assert found.macs == plain.macs
+        assert found.weight_bytes < 0.5 * plain.weight_bytes

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tenfold.compress.quantize.codes import unpack_codes
 from tenfold.compress.quantize.grid import spread
+from tenfold.cost import register
 
 LEVELS = 255  # uint8 activations take the values 0 … 255
 LIBRARY = torch.library.Library("tenfold", "FRAGMENT")
@@ -188,3 +189,18 @@ def _(
     group: int,
 ) -> Tensor:
     return scale.new_empty(shape, dtype=torch.float32)
+
+
+def _of_each(flops: float) -> Callable[..., float]:
+    return lambda *args, out, **kwargs: flops * math.prod(out)
+
+
+# What they cost, for the counter: multiply-adds as the layers have them; rounding and scaling beside.
+for _name in ("quantize", "dequantize", "dequantize_channels", "embed", "unpack_weight"):
+    register(f"tenfold::{_name}", other_flops=_of_each(2))
+for _name in ("dynamic_linear", "dynamic_conv"):
+    register(
+        f"tenfold::{_name}",
+        macs=lambda x, weight, *rest, out, **kwargs: math.prod(out) * math.prod(weight[1:]),
+        other_flops=lambda x, *rest, out, **kwargs: 4 * math.prod(x) + 2 * math.prod(out),
+    )
