@@ -10,6 +10,8 @@ from tenfold.errors import OutputError
 from tenfold.files import written
 
 COLOURS = ("#0b5cad", "#b34700", "#2e7d32", "#6a1b9a", "#48525e", "#b3261e", "#00838f", "#795548")
+DEPTH = 30.0  # points of accuracy below the best that are shown
+DASHES = ("-", "--", ":")  # the colours again, once all are used
 
 
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str) -> None:
@@ -37,6 +39,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path 
                 [point[key] for point in points],
                 [100 * point["accuracy"] for point in points],
                 color=COLOURS[index % len(COLOURS)],
+                linestyle=DASHES[index // len(COLOURS) % len(DASHES)],
                 linewidth=1.4,
                 marker="o" if len(points) < 8 else None,
                 markersize=3,
@@ -48,7 +51,10 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path 
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("accuracy, % (validation set)")
-    right.legend(frameon=False, fontsize=8, loc="lower right")
+    reached = [100 * point["accuracy"] for points in runs.values() for point in points]
+    left.set_ylim(bottom=max(min(reached), max(reached) - DEPTH) - 1)  # the first steps are of little interest
+    columns = 1 + len(runs) // len(COLOURS)
+    right.legend(frameon=False, fontsize=8 if columns == 1 else 7, loc="lower right", ncols=columns)
     with written(path) as temporary:
         # Without a date the same data gives the same file.
         figure.savefig(temporary, metadata={"Date": None} if path.suffix == ".svg" else None)
