@@ -45,7 +45,7 @@ SEEDS = (0, 1, 2)
 ORIGINAL = "fine-tuned"
 TARGET = 0.02
 HEAL = Distill(
-    epochs=2,
+    epochs=5,
     learning_rate=1e-4,
     temperature=2.0,
     alpha=0.3,
@@ -55,7 +55,7 @@ HEAL = Distill(
 )
 BRIEF = replace(HEAL, epochs=1, learning_rate=None)
 LABELS = Distill(
-    epochs=2, learning_rate=1e-4, alpha=1.0, batch_size=32, precision="fp32", teacher_precision="fp32"
+    epochs=5, learning_rate=1e-4, alpha=1.0, batch_size=32, precision="fp32", teacher_precision="fp32"
 )
 INT8 = Quantize(mode=Mode.DYNAMIC)
 
