@@ -239,6 +239,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER / "rows", help="what is made goes here")
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS), help="make rows from these")
     parser.add_argument(
         "--no-new", action="store_true", help="make nothing, only sum up and time what is there"
     )

@@ -49,7 +49,9 @@ SHIPPED = HERE.parents[1] / "src" / "tenfold" / "compress" / "measured" / "techn
 NETWORK, DATA, RUNTIME = "zoo:resnet56_fashion_mnist", "tenfold.data:fashion_mnist", "ONNX Runtime"
 SCORED = 2000  # test images
 ORIGINAL = "original"
-HEAL = Distill(epochs=1, examples=5000, batch_size=32)  # in batches of 128 there would be no more than 39 steps
+HEAL = Distill(
+    epochs=1, examples=5000, batch_size=32
+)  # in batches of 128 there would be no more than 39 steps
 
 Made = tuple[nn.Module, tuple[Step, ...]]
 

@@ -326,15 +326,27 @@ def test_held_out_examples_are_apart_and_the_same_every_time() -> None:
     assert torch.equal(held_out(split)[1].select(range(20))[0], held.select(range(20))[0])
 
 
-@pytest.mark.parametrize(("examples", "batch"), [(10_000, 128), (800, 100), (80, 10), (5, 5), (1, 1)])
-def test_batches_shrink_with_the_data(examples: int, batch: int) -> None:
+@pytest.mark.parametrize(
+    ("examples", "batch", "on_gpu"),
+    [
+        (50_000, 128, 128),
+        (15_000, 100, 128),
+        (9_744, 64, 128),
+        (800, 32, 100),
+        (80, 10, 10),
+        (5, 5, 5),
+        (1, 1, 1),
+    ],
+)
+def test_batches_shrink_with_the_data(examples: int, batch: int, on_gpu: int) -> None:
     assert batch_for(examples, 128) == batch
+    assert batch_for(examples, 128, on_cpu=False) == on_gpu
 
 
 def test_batches_shrink_with_the_activations() -> None:
-    assert batch_for(10_000, 128, 1e6) == 128
-    assert batch_for(10_000, 128, 1e8) == 20  # 2 GB in all
-    assert batch_for(10_000, 128, 1e10) == 8
+    assert batch_for(50_000, 128, 1e6) == 128
+    assert batch_for(50_000, 128, 1e8) == 20  # 2 GB in all
+    assert batch_for(50_000, 128, 1e10) == 8
 
 
 def test_a_network_broken_before_it_is_healed_is_told_from_one_that_diverges(

@@ -42,10 +42,13 @@ from tenfold.training import (
     stage_pairs,
 )
 from tenfold.training.norms import batch_norms
+from tenfold.training.precision import device_of
 
 DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
 FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
 SMALLEST_BATCH = 8  # … but not below this
+# As well, where a step takes as long as its examples do: passes are few, and it is steps that heal.
+MANY_STEPS, SMALL_BATCH = 150, 32
 BATCH_BYTES = 2e9  # of activations that a batch may leave for the backward pass
 REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
 NORMED_RATE = 1.5e-3  # networks with batch norm
@@ -162,7 +165,12 @@ class Distill:
         deadline = min(run.deadline, math.inf if self.seconds is None else started + self.seconds)
         data = task.train if self.examples is None else task.train.take(self.examples)
         train, held = held_out(data)
-        batch_size = batch_for(len(train), self.batch_size, training_bytes(task.model, task.zeros(1)))
+        batch_size = batch_for(
+            len(train),
+            self.batch_size,
+            training_bytes(task.model, task.zeros(1)),
+            on_cpu=device_of(model).type == "cpu",
+        )
         student = copy.deepcopy(model).eval()
         original = task.model if run.teacher is None else run.teacher
         keeper = self._keeper(student, train, run)
@@ -377,10 +385,12 @@ def held_out(data: Split) -> tuple[Split, Split]:
     return data.subset(order[number:].sort().values), data.subset(order[:number].sort().values)
 
 
-def batch_for(examples: int, largest: int, bytes_each: float = 0.0) -> int:
-    """A batch small enough that an epoch over few examples still takes several steps, and that fits in memory."""
+def batch_for(examples: int, largest: int, bytes_each: float = 0.0, *, on_cpu: bool = True) -> int:
+    """A batch small enough that an epoch takes several steps, on a CPU hundreds, and that fits in memory."""
     fitting = largest if bytes_each <= 0 else int(BATCH_BYTES / bytes_each)
-    return min(largest, examples, max(SMALLEST_BATCH, examples // FEW_STEPS), max(SMALLEST_BATCH, fitting))
+    few = max(SMALLEST_BATCH, examples // FEW_STEPS)
+    many = max(SMALL_BATCH, examples // MANY_STEPS) if on_cpu else largest
+    return min(largest, examples, few, many, max(SMALLEST_BATCH, fitting))
 
 
 def training_bytes(model: nn.Module, example: Inputs) -> float:

@@ -22,6 +22,7 @@ from tenfold.training import (
     fit,
     mean_loss,
 )
+from tenfold.training.precision import device_of
 
 Wrap = Callable[[Objective, int], Objective]  # an objective and the number of steps to come
 
@@ -58,7 +59,12 @@ def heal(
     original = task.model if run.teacher is None else run.teacher
     train, held = held_out(task.train)
     asked = None if settings.teacher_precision is None else Precision.named(settings.teacher_precision)
-    batch_size = batch_for(len(train), settings.batch_size, training_bytes(task.model, task.zeros(1)))
+    batch_size = batch_for(
+        len(train),
+        settings.batch_size,
+        training_bytes(task.model, task.zeros(1)),
+        on_cpu=device_of(model).type == "cpu",
+    )
     teacher = teacher_outputs(original, train, run, batch_size, asked)
     judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
     precision = (

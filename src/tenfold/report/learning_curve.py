@@ -52,7 +52,9 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path 
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("accuracy, % (validation set)")
     reached = [100 * point["accuracy"] for points in runs.values() for point in points]
-    left.set_ylim(bottom=max(min(reached), max(reached) - DEPTH) - 1)  # the first steps are of little interest
+    left.set_ylim(
+        bottom=max(min(reached), max(reached) - DEPTH) - 1
+    )  # the first steps are of little interest
     columns = 1 + len(runs) // len(COLOURS)
     right.legend(frameon=False, fontsize=8 if columns == 1 else 7, loc="lower right", ncols=columns)
     with written(path) as temporary:
