@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tenfold.errors import BudgetError, MetricError
 from tenfold.search.budget import Budget
 from tenfold.search.finish import message
-from tenfold.search.frontier import ORIGINAL, choose, dominates, mark, nearest
+from tenfold.search.frontier import ORIGINAL, choose, computed_in, dominates, mark, nearest
 from tenfold.search.point import Point
 from tenfold.search.quantities import dimensions, megabytes, milliseconds, seconds, share
 from tenfold.search.scoring import Effort, effort_for, scored
@@ -163,11 +163,11 @@ def test_without_a_budget_there_is_no_verdict():
     [
         (1e-9, 0.0, 0, 500, None),
         (1e-5, 0.0, 0, 250, None),  # a hundredth of a second, for each of two networks
-        (1e-4, 0.0, 0, 100, 250),  # a resample of a quarter of them takes a quarter of the time
-        (1e-4, 0.0, 400, 60, 500),  # of fewer it is not defined
-        (1e-2, 0.0, 0, 60, 62),
-        (0.0, 1.0, 0, 60, 62),  # slow however few there are
-        (1e-4, 0.0, 2000, 60, None),  # never defined: the interval will say so
+        (1e-4, 0.0, 0, 25, None),
+        (1e-3, 0.0, 0, 20, 125),  # a resample of an eighth of them takes an eighth of the time
+        (1e-3, 0.0, 400, 20, 500),  # of fewer it is not defined
+        (1e-2, 0.0, 0, 20, 62),
+        (0.0, 1.0, 0, 20, None),  # slow however few there are
     ],
 )
 def test_a_slow_metric_gets_fewer_resamples(
@@ -186,6 +186,30 @@ def test_a_slow_metric_gets_fewer_resamples(
     effort = effort_for(metric, torch.zeros(1000, 2), torch.zeros(1000))
     assert effort.resamples == pytest.approx(resamples, abs=1)  # the clock's rounding
     assert effort.examples == drawn
+
+
+def test_a_metric_that_is_not_finite_on_all_is_refused_by_name():
+    def late(outputs, targets):
+        return math.nan if len(targets) > 100 else 0.5
+
+    with pytest.raises(MetricError, match="late"):
+        effort_for(late, torch.zeros(200, 2), torch.zeros(200))
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("fp32", "fp32"),
+        ("low-rank", "fp32"),
+        ("int4-weights", "fp32"),
+        ("int8-static", "int8-static"),
+        ("int8-equalized", "int8-static"),
+        ("int8-trained", "int8-static"),
+        ("int8-dynamic", "int8-dynamic"),
+    ],
+)
+def test_every_form_is_served_in_a_precision(form, expected):
+    assert computed_in(form).value == expected
 
 
 def test_an_interval_of_a_metric_that_cannot_be_resampled_names_the_metric():

@@ -143,6 +143,16 @@ def test_two_processes_may_open_a_folder_at_once(tmp_path):
     assert Store.open(tmp_path / "a", IDENTITY).points() == []
 
 
+def test_what_others_are_making_is_seen(tmp_path):
+    store = Store.open(tmp_path / "a", IDENTITY)
+    assert not store.in_work(["c1", "c2"])
+    claim = store.claim("c2")
+    assert claim is not None
+    assert store.in_work(["c1", "c2"])
+    claim.release()
+    assert not store.in_work(["c1", "c2"])
+
+
 def test_failures_are_a_file_each(tmp_path):
     store = Store.open(tmp_path / "a", IDENTITY)
     assert store.failures() == {}

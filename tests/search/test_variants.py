@@ -17,6 +17,7 @@ from tenfold.search import Budget
 from tenfold.search.baselines import add_baselines
 from tenfold.search.clock import Clock
 from tenfold.search.finalist import add_finalist, cut, keep, recalled
+from tenfold.search.finish import finish
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.point import Point
@@ -94,6 +95,21 @@ def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
     assert thin.size_bytes < plain.size_bytes
     # Once made, nothing is wanted any more, by this process or another.
     assert wanted(job, plain_forms(job)) == []
+
+
+def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was made: each is opened, timed and reported."""
+    monkeypatch.setattr("tenfold.search.finish.measure_seconds", lambda job: 1.0)
+    for name in VARIANTS:
+        if not job.store.has(f"c1-{name}"):
+            points = {p.precision: p for p in job.store.points() if p.finalist == "c1"}
+            add_variant(job, Forms("c1", points), name, quietly)
+    frontier = finish(job, {})
+    points = {point.id: point for point in frontier.points}
+    assert {f"c1-{name}" for name in VARIANTS} <= set(points)
+    assert all(point.latency_ms > 0 for point in points.values())
+    for name in VARIANTS:
+        assert job.artifact(points[f"c1-{name}"]).run(job.task.example(4)).shape == (4, 10)
 
 
 def test_what_is_trained_comes_last_and_is_given_its_time(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

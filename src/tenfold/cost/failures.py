@@ -12,7 +12,7 @@ from tenfold.cost.counter import Counter, tensors_in
 from tenfold.cost.modules import ModuleStack
 from tenfold.errors import NetworkError
 
-RUN = "run it on real data on the CPU, with real=True (--real)"
+RUN = "run it on real data on the CPU, with real=True (tenfold profile --real)"
 
 
 def explained(error: Exception, modules: ModuleStack, counter: Counter, *, real: bool) -> NetworkError:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+FEW_RESAMPLES = 100  # below which the ends of an interval are not read off the draws
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -190,7 +192,11 @@ def _resampled(
     finite = found[np.isfinite(found)]
     if not math.isfinite(value) or finite.size < resamples / 2:
         raise ValueError(f"{name} is not finite on {resamples - finite.size} of {resamples} resamples")
-    return _percentile(value, value + math.sqrt(m / n) * (finite - value), confidence)
+    moved = value + math.sqrt(m / n) * (finite - value)
+    if finite.size < FEW_RESAMPLES:  # too few for percentiles: the normal interval of their spread
+        half = _z(confidence) * float(moved.std(ddof=1)) if finite.size > 1 else 0.0
+        return Interval(value, value - half, value + half)
+    return _percentile(value, moved, confidence)
 
 
 def _percentile(value: float, draws: NDArray[Any], confidence: float) -> Interval:

@@ -65,7 +65,8 @@ def _check_inputs(split: Split, name: str) -> None:
         if not tensor.is_floating_point():
             continue
         for start in range(0, len(tensor), 4096):
-            finite = tensor[start : start + 4096].isfinite().flatten(1).all(dim=1)
+            some = tensor[start : start + 4096]
+            finite = some.isfinite().reshape(len(some), -1).all(dim=1)  # (N,) inputs too
             if not finite.all():
                 index = start + int((~finite).nonzero()[0])
                 raise DataError(f"{name}: the example at index {index} holds NaN or infinity")

@@ -84,7 +84,7 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
         best_id=best.id,
         feasible=feasible,
         binding=None if feasible else binding,
-        message=message(job.budget, points, best, None if feasible else binding),
+        message=message(job.budget, points, best, None if feasible else binding) + hint(job, feasible),
         budget=job.budget,
         minimize=job.minimize,
         folder=job.store.root,
@@ -168,6 +168,14 @@ def message(budget: Budget, points: list[Point], best: Point, binding: str | Non
         f"No network meets the budget: the {word} that keeps the other limits has {least}; you asked for {asked:.3g} "
         f"{unit}. The nearest in all is {best.id} with {near}."
     )
+
+
+def hint(job: Job, feasible: bool) -> str:
+    """What more time would do where no network was healed for want of it."""
+    cannot = "pruning" in job.store.failures()
+    if feasible or cannot or any(job.store.step(f"finalist-{name}") is not None for name in NAMES):
+        return ""
+    return " There was no time to make and heal a smaller network: give more."
 
 
 def keeps_others(point: Point, budget: Budget, binding: str) -> bool:

@@ -194,4 +194,11 @@ def opened(folder: Path, point: Point, network: nn.Module) -> Artifact:
     files = folder / str(point.artifact)
     if point.precision == EAGER:
         return Artifact("torch", (files / "weights.safetensors",), Precision.FLOAT32, network)
-    return Artifact("onnxruntime", (files / "model.onnx",), Precision(point.precision))
+    return Artifact("onnxruntime", (files / "model.onnx",), computed_in(point.precision))
+
+
+def computed_in(form: str) -> Precision:
+    """What the layers of a form compute in: `int8-equalized` in static INT8, weights of four bits in float."""
+    if form.startswith(Precision.INT8_DYNAMIC.value):
+        return Precision.INT8_DYNAMIC
+    return Precision.INT8_STATIC if form.startswith("int8") else Precision.FLOAT32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from tenfold.compress import Recipe, Run, Step
 from tenfold.cost import Device, Interval, Profile, cpu_count, measure, profile
 from tenfold.data import Task
 from tenfold.deploy import Artifact, deploy_eager, peak_memory
+from tenfold.errors import TenfoldWarning
 from tenfold.files import write_json
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock
 from tenfold.search.frontier import ORIGINAL, opened
 from tenfold.search.point import Point
-from tenfold.search.scoring import Effort, Runner, answers_on, dropped, effort_for, scored
+from tenfold.search.scoring import BOOTSTRAP_SECONDS, Effort, Runner, answers_on, dropped, effort_for, scored
 from tenfold.search.serving import serve, verified
 from tenfold.search.store import Store
 
@@ -29,6 +31,7 @@ Progress = Callable[[float, str], None]
 KEEP_TIME_EVERY = 5.0  # seconds
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
 SCORING_SHARE = 0.02  # of the time limit, for a baseline that nothing depends on
+INTERVAL_SHARE = 0.01  # of the time limit, for an interval
 
 
 @dataclass
@@ -149,11 +152,13 @@ def add_point(
 def score(job: Job, point: Point, runner: Runner, folder: Path, progress: Progress) -> None:
     """Score on validation. A baseline whose scoring would eat up the time stays without a score."""
     optional = point.kind == "baseline" and point.id != ORIGINAL
+    effort = Effort(**(job.store.step("intervals-validation") or {}))
+    allowed = SCORING_SHARE * job.clock.limit - 1.5 * effort.seconds * effort.resamples
     found = answers_on(
         runner,
         job.task.validation,
         lambda done: progress(done, f"scoring {point.id} on validation"),
-        SCORING_SHARE * job.clock.limit if optional else math.inf,
+        allowed if optional else math.inf,
     )
     if found is None:
         return
@@ -198,9 +203,21 @@ def effort_on(job: Job, split: str, outputs: Tensor, targets: Tensor) -> Effort:
     stored = job.store.step(f"intervals-{split}")
     if stored is None:
         assert callable(job.task.metric)
-        stored = asdict(effort_for(job.task.metric, outputs, targets))
+        allowed = min(BOOTSTRAP_SECONDS, INTERVAL_SHARE * job.clock.limit)
+        effort = effort_for(job.task.metric, outputs, targets, allowed)
+        if effort.seconds * effort.resamples > 2 * allowed:
+            warnings.warn(slow(effort), TenfoldWarning, stacklevel=2)
+        stored = asdict(effort)
         job.store.finish_step(f"intervals-{split}", stored)
     return Effort(**stored)
+
+
+def slow(effort: Effort) -> str:
+    """What is said of a metric that takes so long that its intervals eat up the time."""
+    return (
+        f"the metric is slow: the interval of one network's loss takes about {effort.seconds * effort.resamples:.2g} s, "
+        "and each network needs one on every split; give more time or a faster metric"
+    )
 
 
 def finite(value: float) -> float | None:

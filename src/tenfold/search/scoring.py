@@ -24,10 +24,10 @@ from tenfold.errors import MetricError
 
 Runner = Callable[[Inputs], Tensor]
 BATCH = 64
-RESAMPLES, FEWEST_RESAMPLES = 500, 60
+RESAMPLES, FEWEST_RESAMPLES = 500, 20
 FEWEST_DRAWN = 50  # examples in a resample
 TRIAL_DRAWS = 3
-BOOTSTRAP_SECONDS = 5.0  # that an interval may take
+BOOTSTRAP_SECONDS = 5.0  # that an interval may take, if the fewest resamples fit
 
 CHANGED = 0.02  # of the answers turn right or wrong in a healed network whose score is nearly the original's
 
@@ -120,8 +120,13 @@ def metric_named() -> Iterator[None]:
         ) from error
 
 
-def effort_for(metric: Metric, outputs: Tensor, targets: Tensor) -> Effort:
-    """What fits into the time of an interval: fewer resamples, then of fewer examples, but enough to be defined."""
+def effort_for(
+    metric: Metric, outputs: Tensor, targets: Tensor, allowed: float = BOOTSTRAP_SECONDS
+) -> Effort:
+    """What fits into `allowed` seconds: fewer resamples, then of fewer examples, but enough to be defined.
+
+    Raises `MetricError` where the metric is not one finite number on all of them.
+    """
     number = len(targets)
     if metric is accuracy:
         return Effort()
@@ -135,20 +140,20 @@ def effort_for(metric: Metric, outputs: Tensor, targets: Tensor) -> Effort:
                 return math.inf
         return (time.monotonic() - began) / TRIAL_DRAWS
 
-    tried(metric, outputs, targets)  # the first call is slower than others
-    size, taken = number, seconds(number)
+    checked_score(metric, outputs, targets)  # the first call is slower than others
+    began = time.monotonic()
+    tried(metric, outputs, targets)
+    size, taken = number, time.monotonic() - began
     for smaller in (number // 2, number // 4, number // 8, number // 16):
         # A drop asks about both networks.
-        if 2 * taken * FEWEST_RESAMPLES <= BOOTSTRAP_SECONDS or smaller < FEWEST_DRAWN:
+        if 2 * taken * FEWEST_RESAMPLES <= allowed or smaller < FEWEST_DRAWN:
             break
         found = seconds(smaller)
-        if math.isinf(found):
+        if found > 0.9 * taken:  # undefined, or no faster
             break
         size, taken = smaller, found
-    resamples = BOOTSTRAP_SECONDS / max(2 * taken, 1e-9) if math.isfinite(taken) else 0.0
-    return Effort(
-        max(FEWEST_RESAMPLES, min(RESAMPLES, int(resamples))), None if size == number else size, 2 * taken
-    )
+    resamples = max(FEWEST_RESAMPLES, min(RESAMPLES, int(allowed / max(2 * taken, 1e-9))))
+    return Effort(resamples, None if size == number else size, 2 * taken)
 
 
 def tried(metric: Metric, outputs: Tensor, targets: Tensor) -> float:

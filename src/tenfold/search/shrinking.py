@@ -15,12 +15,13 @@ from tenfold.errors import BudgetError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
-from tenfold.search.finish import RESULT, finish
+from tenfold.search.finalists import NAMES
+from tenfold.search.finish import RESULT, finish, seconds_needed
 from tenfold.search.frontier import Frontier
 from tenfold.search.job import Job
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
-from tenfold.search.store import Store, identity_of, read_json
+from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
 from tenfold.search.structures import scan
 from tenfold.search.variants import add_variants
 
@@ -86,10 +87,19 @@ def shrink(
         if structures is not None:
             heal_finalists(job, structures)
         add_variants(job)
+        wait_for_others(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {})
         store.finish_step(FINISHED, {"time_limit": time_limit})
         return frontier
+
+
+def wait_for_others(job: Job) -> None:
+    """While there is time, wait for what other processes are still making: it may be the best."""
+    with job.clock.phase("waiting for others") as progress:
+        while job.store.in_work(NAMES) and job.clock.left() > seconds_needed(job):
+            progress(0.0, "another process is at work in this folder")
+            time.sleep(WAIT_SECONDS)
 
 
 def too_few(task: Task, max_drop: float) -> str:

@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,11 @@ class Store:
                 return None
             path.write_text(mine)
         return Claim(path, mine, lock)
+
+    def in_work(self, names: Iterable[str]) -> bool:
+        """Whether a living process holds a claim on one of these."""
+        paths = [self.root / "claims" / name for name in names]
+        return any(path.exists() and not is_stale(path) for path in paths)
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[Claim | None]:

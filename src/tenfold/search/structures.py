@@ -121,6 +121,7 @@ def scan(job: Job) -> Structures | None:
             return None
         blocks = residual_blocks(job.task.model, inputs, graph.program)
         if not blocks and not graph.families:
+            job.store.note_failure("pruning", "the network has no block and no channel that can go")
             return None
         stored = job.store.step("scan")
         shares = {family.name: narrowing_share(family) for family in graph.families}

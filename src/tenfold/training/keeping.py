@@ -21,7 +21,7 @@ from tenfold.training.checkpoint import (
     write_checkpoint,
 )
 
-EVERY_SECONDS = 20.0  # between two writes …
+EVERY_SECONDS = 5.0  # between two writes …
 SHARE_OF_TIME = 0.02  # … which may take no more than this share of the time between them
 
 
