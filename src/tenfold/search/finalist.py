@@ -76,9 +76,8 @@ def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress
         teacher_precision=found["teacher_precision"],
         views=tuple(View(view) for view in found["views"]),
     )
-    here = passes - float(
-        found["epochs_before"]
-    )  # those of a process that was stopped took none of these seconds
+    # The passes of a process that was stopped took none of these seconds.
+    here = passes - float(found["epochs_before"])
     pace = float(found["training_seconds"]) / here if here > 0 else before.seconds_per_pass
     step = Step(repeatable, found)
     return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)

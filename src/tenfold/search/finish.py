@@ -27,9 +27,9 @@ from tenfold.search.frontier import (
     nearest,
     value_of,
 )  # fmt: skip
-from tenfold.search.job import Job, fill_scores
+from tenfold.search.job import Job, fill_scores, interval_seconds
 from tenfold.search.point import Point
-from tenfold.search.scoring import Effort, answers_on
+from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, unquantized
 
 RESULT = "frontier.json"
@@ -44,12 +44,6 @@ def seconds_needed(job: Job) -> float:
     original = next(point for point in job.store.points() if point.id == ORIGINAL)
     intervals = 0.0 if job.task.test is None else 2 * interval_seconds(job)
     return measure_seconds(job) + SLACK_SECONDS + (1 + BEST_SHARE) * test_seconds(job, original) + intervals
-
-
-def interval_seconds(job: Job) -> float:
-    """What the intervals of a point's score and drop take, as they did on validation."""
-    effort = Effort(**(job.store.step("intervals-validation") or {}))
-    return 1.5 * effort.seconds * effort.resamples  # a score asks about one network, a drop about two
 
 
 def measure_seconds(job: Job) -> float:

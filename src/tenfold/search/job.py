@@ -152,8 +152,7 @@ def add_point(
 def score(job: Job, point: Point, runner: Runner, folder: Path, progress: Progress) -> None:
     """Score on validation. A baseline whose scoring would eat up the time stays without a score."""
     optional = point.kind == "baseline" and point.id != ORIGINAL
-    effort = Effort(**(job.store.step("intervals-validation") or {}))
-    allowed = SCORING_SHARE * job.clock.limit - 1.5 * effort.seconds * effort.resamples
+    allowed = SCORING_SHARE * job.clock.limit - interval_seconds(job)
     found = answers_on(
         runner,
         job.task.validation,
@@ -210,6 +209,12 @@ def effort_on(job: Job, split: str, outputs: Tensor, targets: Tensor) -> Effort:
         stored = asdict(effort)
         job.store.finish_step(f"intervals-{split}", stored)
     return Effort(**stored)
+
+
+def interval_seconds(job: Job) -> float:
+    """What the intervals of a point's score and drop take, as they did on validation."""
+    effort = Effort(**(job.store.step("intervals-validation") or {}))
+    return 1.5 * effort.seconds * effort.resamples  # a score asks about one network, a drop about two
 
 
 def slow(effort: Effort) -> str:

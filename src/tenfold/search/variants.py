@@ -31,9 +31,7 @@ UNTOUCHED = "o"  # begins the names of the points made of the untouched network
 SHARE_OF_TIME = 0.25  # of the limit, that is kept for variants if any is worth it
 WORTH_MENDING = 0.25  # of the tolerated drop, that integers alone must lose
 TRAINED_PASSES = 2.0  # over the training data
-ROUNDED_PACE = (
-    2.0  # a step of training weights as they are rounded takes so many times as long as a plain one
-)
+ROUNDED_PACE = 2.0  # a step of training rounded weights takes so many times as long as a plain one
 PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network
 
 
