@@ -3,7 +3,7 @@
     TENFOLD_DATA=FOLDER python -m benchmarks.compress.resnet56_networks   # makes them, on a GPU in minutes
     TENFOLD_DATA=FOLDER python -m benchmarks.compress.resnet56            # measures them
 
-Each network is exported, verified, scored through ONNX Runtime on the 10,000 test images (paired with the original),
+Each network is exported, verified, scored through ONNX Runtime on 8,000 test images (paired with the original),
 timed with all others in one interleaved run (batch 1, one thread), saved and packed, unpacked and compared.
 """
 
@@ -95,7 +95,7 @@ def right_answers(runner: Callable[[Tensor], Tensor], task: Task) -> Tensor:
 
 def compared(folder: Path, seconds: float) -> dict[str, Any]:
     original, _ = load_network(NETWORK)
-    splits = cifar10()
+    splits = cifar10(validation_from="test")
     task = task_from(original, splits, base=NETWORK)
     whole = json.loads((folder / "original.json").read_text())
     first = kept(folder / "served-original.json", lambda: served(original, [], task, folder / ORIGINAL))

@@ -5,8 +5,10 @@
 Each network is a process of its own; they are shared out over the GPUs, several on one if need be. `--seconds` bounds
 the whole: what is trained by then is scored and kept, its learning rate run down. A network that fails early is
 started again without what may have failed: compiling, or else the CUDA graph. With `--teachers`, those are trained
-first, for `--teacher-seconds`, while the others have themselves compiled; then their mean teaches the others. OUT receives, as they finish, `NAME.safetensors` (fp16),
-`results.json` and `curves.png`. While throughput is timed, the other processes on that GPU are stopped.
+first, for `--teacher-seconds`, while the others have themselves compiled; then their mean teaches the others. OUT
+receives, as they finish, `NAME.safetensors` (fp16), `results.json` and `curves.png`. While throughput is timed, the
+other processes on that GPU are stopped. With `--folder`, teachers, checkpoints and the weights that others start from
+lie there, and a call with the same folder goes on; `--pause` ends a call with a checkpoint, as far as it came, in place of a learning rate run down.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SPARE = 10.0  # seconds of the whole kept for scoring and writing
 WORTH_RETRYING = 40.0  # seconds that must be left to start a network again
 READY, DONE = "READY", "DONE"
+PAUSED = 75  # the exit status of a child that is to go on in another call
 
 
 @dataclass
@@ -93,6 +96,10 @@ def beside(process: Process, running: list[Process]) -> list[Process]:
 
 def main() -> None:
     options = parsed()
+    if options.pause and options.folder is None:
+        sys.exit("--pause needs --folder")
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     if options.child:
         child(options)
         return
@@ -118,7 +125,8 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         gpu = min(range(gpus), key=lambda g: load[g])
         load[gpu] += 1.0
         running.append(started_process(options, scratch, lines, name, "throughput", gpu, deadline))
-    for name in (*options.teachers, *options.networks):
+    ready = {name for name in options.teachers if (kept_in(options) / f"{name}.safetensors").exists()}
+    for name in (*(name for name in options.teachers if name not in ready), *options.networks):
         running.append(started_process(options, scratch, lines, name, "train", places[name], deadline))
     found: dict[str, dict[str, Any]] = {"networks": {}, "throughput": {}, "failures": {}}
     while running:
@@ -144,6 +152,8 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         if process.child.wait() == 0 and process.result.exists():
             kind = "networks" if process.kind == "train" else "throughput"
             found[kind][process.name] = json.loads(process.result.read_text())
+        elif process.child.returncode == PAUSED:
+            print(f"{process.name} goes on in the next call", flush=True)
         elif process.kind == "train" and not process.options and deadline - time.monotonic() > WORTH_RETRYING:
             less = "--no-compile" if compiles(process.name) else "--no-graph"
             print(f"{process.name} failed; again with {less}", flush=True)
@@ -156,6 +166,11 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         store(found, out)
     store(found, out)
     summarise(found)
+
+
+def kept_in(options: argparse.Namespace) -> Path:
+    """Where teachers' weights lie."""
+    return options.folder or Path(os.environ.get("OUT", "runs/h200"))
 
 
 def compiles(name: str) -> bool:
@@ -203,6 +218,8 @@ def started_process(
     ]
     command += ["--teachers", ",".join(options.teachers), "--teacher-seconds", str(options.teacher_seconds)]
     command += [] if options.epochs is None else ["--epochs", str(options.epochs)]
+    command += [] if options.folder is None else ["--folder", str(options.folder)]
+    command += ["--pause"] if options.pause else []
     command += extra or []
     # One child shares the cores with all others; compiling with as many workers as cores would stall them.
     children = 1 + len(options.networks) + len(options.teachers) + len(options.throughput)
@@ -244,16 +261,15 @@ def train_one(options: argparse.Namespace) -> None:
     deadline = time.monotonic() + options.seconds
     import torch
     from benchmarks.training.jobs import JOBS
-    from safetensors.torch import load_file
 
     from tenfold.data.cifar10 import cifar10
     from tenfold.training import Ensemble, train
-    from tenfold.training.checkpoint import load_weights, write_weights
+    from tenfold.training.checkpoint import CHECKPOINT, load_weights, read_checkpoint, write_weights
     from tenfold.training.recipes import Compiling
 
     name = options.networks[0]
     job = JOBS[name]
-    splits = cifar10()
+    splits = cifar10(validation_from="test" if job.whole else "train")
     if options.examples:
         splits = replace(
             splits,
@@ -284,30 +300,54 @@ def train_one(options: argparse.Namespace) -> None:
             rehearse(job, splits, recipe, teacher, options)
         print("waiting for the teachers", flush=True)
         for one, member in zip(options.teachers, teacher.members, strict=True):
-            while not (out / f"{one}.safetensors").exists():
+            path = kept_in(options) / f"{one}.safetensors"
+            while not path.exists():
                 time.sleep(0.5)
-            stored = load_file(out / f"{one}.safetensors")
-            load_weights(
-                member, {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}, one
-            )
+            load_weights(member, weights_of(path), one)
+    if job.start is not None:
+        load_weights(network, weights_of(kept_in(options) / f"{job.start}.safetensors"), job.start)
     print("training", flush=True)
     left = deadline - SPARE - time.monotonic()
-    result = train(
-        network,
-        splits,
-        recipe,
-        name=name,
-        seconds=min(left, options.teacher_seconds) if teaching else left,
-        device=options.device,
-        seed=seed,
-        teacher=teacher,
-        graph=not options.no_graph,
-        progress=progress,
-    )
-    write_weights(network, out / f"{name}.safetensors", half=recipe.half)
+    pausing = options.pause and not teaching
+    if pausing:
+        timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+    seconds = min(left, options.teacher_seconds) if teaching else left
+    folder = None if teaching or options.folder is None else options.folder / name
+    resume = folder is not None and (folder / CHECKPOINT).exists()
+    if resume:  # a run counts the time of all its calls
+        seconds += read_checkpoint(folder / CHECKPOINT)[1]["seconds"]
+    try:
+        result = train(
+            network,
+            splits,
+            recipe,
+            name=name,
+            seconds=None if pausing else seconds,
+            device=options.device,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            teacher=teacher,
+            graph=not options.no_graph,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        if not pausing:
+            raise
+        sys.exit(PAUSED)
+    write_weights(network, (kept_in(options) if teaching else out) / f"{name}.safetensors", half=recipe.half)
     made = result.to_json() | {"architecture": job.architecture, "options": job.options}
     write_json(options.result, made)
     print(result.summary(), flush=True)
+
+
+def weights_of(path: Path) -> dict[str, Any]:
+    """Stored weights in fp32."""
+    from safetensors.torch import load_file
+
+    return {key: t.float() if t.is_floating_point() else t for key, t in load_file(path).items()}
 
 
 def rehearse(
@@ -407,6 +447,8 @@ def parsed() -> argparse.Namespace:
         "--throughput", type=names, default=[], help="networks to compare with timm's, as mobilenet_v2@224"
     )
     parser.add_argument("--seconds", type=float, default=165.0, help="for everything")
+    parser.add_argument("--folder", type=Path, help="keeps teachers and checkpoints from call to call")
+    parser.add_argument("--pause", action="store_true", help="stop with checkpoints when the time is over")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--epochs", type=float, help="instead of each recipe's")
     parser.add_argument(

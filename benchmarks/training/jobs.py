@@ -16,13 +16,19 @@ CLASSES, SIDE = 10, 32
 
 @dataclass(frozen=True)
 class Job:
-    """`options` go to `create`; `seed` is added to the run's; `load` is how much of a GPU's time it takes beside the others, to share them out."""
+    """`options` go to `create`; `seed` is added to the run's; `load` is how much of a GPU's time it takes beside the others, to share them out.
+
+    `whole` learns from all 50,000 training images; 2,000 of the test images then make its curve. `start` names the
+    job whose weights it begins with.
+    """
 
     architecture: str
     options: dict[str, Any]
     recipe: TrainingRecipe
     load: float
     seed: int = 0
+    whole: bool = False
+    start: str | None = None
 
     def network(self) -> nn.Module:
         """The network with random weights from torch's generator."""
@@ -55,6 +61,27 @@ TEACHER = replace(
     augmentation=MIX,
     average=0.998,
 )
+# Beyer et al. (2022), "Knowledge distillation: a good teacher is patient and consistent": teacher and student see the
+# same strongly varied images, for long.
+VARIED = replace(MIX, affine=0.2, colour=0.3)
+PATIENT = replace(CIFAR, augmentation=VARIED, teaching=0.95, temperature=2.0, batch_size=512, warmup=0.05)
+
+
+def patient(architecture: str, options: dict[str, Any], epochs: float, load: float, decay: float) -> Job:
+    recipe = replace(PATIENT, epochs=epochs, optimizer=Sgd(0.3, 0.9, decay), clip=5.0)
+    return Job(architecture, options, recipe, load, whole=True)
+
+
+def tuned(architecture: str, options: dict[str, Any], start: str, load: float, decay: float) -> Job:
+    """Trained on with images that are only mixed: turns and colours cost a small network more than they teach it."""
+    recipe = replace(PATIENT, epochs=60, optimizer=Sgd(0.1, 0.9, decay), augmentation=MIX, clip=5.0)
+    return Job(architecture, options, recipe, load, whole=True, start=start)
+
+
+def strong_teacher(seed: int, augmentation: Augmentation) -> Job:
+    recipe = replace(TEACHER, epochs=150, augmentation=augmentation)
+    return Job("resnet18", {"resolution": SIDE}, recipe, load=1.0, seed=seed, whole=True)
+
 
 # A name is an architecture, or one with a variant of its recipe behind a dash.
 JOBS: dict[str, Job] = {
@@ -85,6 +112,17 @@ JOBS: dict[str, Job] = {
     "resnet56-taught": Job("resnet56", {}, replace(TAUGHT, epochs=200), load=2.6),
     "mobilenet_v2-taught": Job("mobilenet_v2", SMALL, replace(TAUGHT, epochs=150), load=2.2),
     "efficientnet_b0-taught": Job("efficientnet_b0", SMALL, replace(TAUGHT, epochs=130, clip=5.0), load=2.3),
+    "teacher-1": strong_teacher(1, MIX),
+    "teacher-2": strong_teacher(2, VARIED),
+    "teacher-3": strong_teacher(3, replace(VARIED, erasing=0.1)),
+    "teacher-4": strong_teacher(4, replace(MIX, affine=0.1, colour=0.15)),
+    "resnet20-patient": patient("resnet20", {}, 200, 1.5, 2e-4),
+    "resnet56-patient": patient("resnet56", {}, 180, 2.3, 3e-4),
+    "mobilenet_v2-patient": patient("mobilenet_v2", SMALL, 170, 2.5, 4e-4),
+    "efficientnet_b0-patient": patient("efficientnet_b0", SMALL, 150, 3.4, 4e-4),
+    "resnet20-tuned": tuned("resnet20", {}, "resnet20-taught", 1.5, 2e-4),
+    "resnet56-tuned": tuned("resnet56", {}, "resnet56-patient", 2.3, 3e-4),
+    "mobilenet_v2-tuned": tuned("mobilenet_v2", SMALL, "mobilenet_v2-patient", 2.5, 4e-4),
     "vit_ti": Job(
         "vit_ti_16",
         {"resolution": SIDE, "patch_size": 4},

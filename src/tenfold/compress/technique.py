@@ -12,6 +12,7 @@ from torch import nn
 
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
+from tenfold.errors import OutOfTime
 
 Json = dict[str, Any]
 
@@ -60,6 +61,11 @@ class Run:
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""
         return self.deadline - time.monotonic()
+
+    def require_time(self, work: str) -> None:
+        """Raise `OutOfTime`, which names the work, once the deadline is past."""
+        if self.seconds_left() < 0:
+            raise OutOfTime(f"the time was over before the end of {work}")
 
 
 @runtime_checkable

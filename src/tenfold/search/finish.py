@@ -16,6 +16,7 @@ from tenfold.report import write_report
 from tenfold.search.budget import Budget
 from tenfold.search.finalists import NAMES
 from tenfold.search.frontier import (
+    BASELINES,
     EAGER,
     ORIGINAL,
     UNITS,
@@ -230,11 +231,17 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
 def notes(job: Job) -> list[str]:
     """What could not be made, and why: a line each."""
     failed = {name: job.store.step(f"finalist-{name}") for name in NAMES}
-    return [f"{name} was left out: {why}" for name, why in job.store.failures().items()] + [
-        f"{name} could not be made: {record['error']}"
-        for name, record in failed.items()
-        if record is not None and "error" in record
-    ]
+    failures = job.store.failures()
+    late = [name for name in BASELINES if name not in failures and not job.store.has(name)]
+    return (
+        [f"{name} was left out: {why}" for name, why in failures.items()]
+        + [f"{name} was left out: there was no time to make and score it" for name in late]
+        + [
+            f"{name} could not be made: {record['error']}"
+            for name, record in failed.items()
+            if record is not None and "error" in record
+        ]
+    )
 
 
 def layers(counts: Profile) -> list[dict[str, Any]]:

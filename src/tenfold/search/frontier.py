@@ -15,6 +15,12 @@ from tenfold.search.point import Point
 
 ORIGINAL = "onnx-fp32"
 EAGER = "eager"
+BASELINES = {  # point -> label and precision
+    ORIGINAL: ("ONNX, fp32", "fp32"),
+    "onnx-int8-static": ("ONNX, INT8 static", "int8-static"),
+    "onnx-int8-dynamic": ("ONNX, INT8 dynamic", "int8-dynamic"),
+    EAGER: ("PyTorch eager, fp32", EAGER),
+}
 SCHEMA = 1
 UNITS = {"latency_ms": "ms", "size_mb": "MB", "memory_mb": "MB", "max_drop": "points"}
 # Two medians closer than this share of each other are a tie: repeated runs of one file differ by as much.

@@ -82,11 +82,13 @@ def shrink(
     job = Job(task, budget, device, minimize, store, clock, seed)
     with keeping_time(job):
         add_baselines(job)
-        structures = scan(job)
-        job.keep_time()
-        if structures is not None:
-            heal_finalists(job, structures)
-        add_variants(job)
+        if in_time(job):
+            structures = scan(job)
+            job.keep_time()
+            if structures is not None and in_time(job):
+                heal_finalists(job, structures)
+        if in_time(job):
+            add_variants(job)
         wait_for_others(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {})
@@ -94,10 +96,15 @@ def shrink(
         return frontier
 
 
+def in_time(job: Job) -> bool:
+    """Whether there is time for more than the end takes."""
+    return job.clock.left() > seconds_needed(job)
+
+
 def wait_for_others(job: Job) -> None:
     """While there is time, wait for what other processes are still making: it may be the best."""
     with job.clock.phase("waiting for others") as progress:
-        while job.store.in_work(NAMES) and job.clock.left() > seconds_needed(job):
+        while job.store.in_work(NAMES) and in_time(job):
             progress(0.0, "another process is at work in this folder")
             time.sleep(WAIT_SECONDS)
 

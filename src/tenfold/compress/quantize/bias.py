@@ -7,6 +7,7 @@ corrected, b ← b + E[y] − E[ŷ] for each output channel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,27 +45,36 @@ def correct_biases(
     means: dict[str, Tensor],
     dims: dict[str, int],
     inputs: Inputs,
+    before_each: Callable[[], None] = lambda: None,
 ) -> None:
     """Edit the biases of a quantised module so that each layer has the given output means on `inputs`.
 
-    `computed` names the node of each layer; `means` and `dims` are the float means and channel dimensions by layer.
+    `computed` names the node of each layer; `means` and `dims` are the float means and channel dimensions by layer. `before_each` is called before a layer is corrected; what
+    it raises ends the work.
     """
     layers = {node: name for name, node in computed.items()}
-    run_captured(_Correct(module, layers, means, dims), inputs)
+    run_captured(_Correct(module, layers, means, dims, before_each), inputs)
 
 
 class _Correct(fx.Interpreter):
     """One walk through the quantised graph in which every layer is corrected before its output is read."""
 
     def __init__(
-        self, module: fx.GraphModule, layers: dict[str, str], means: dict[str, Tensor], dims: dict[str, int]
+        self,
+        module: fx.GraphModule,
+        layers: dict[str, str],
+        means: dict[str, Tensor],
+        dims: dict[str, int],
+        before_each: Callable[[], None],
     ) -> None:
         super().__init__(module)
-        self.layers, self.means, self.dims = layers, means, dims
+        self.layers, self.means, self.dims, self.before_each = layers, means, dims, before_each
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
         name = self.layers.get(n.name)
+        if name is not None:
+            self.before_each()
+        value = super().run_node(n)
         if name is None or not hasattr(self.module.get_submodule(f"{ROOT}.{name}"), "bias"):
             return value
         shift = self.means[name] - channel_means(value, self.dims[name])

@@ -96,7 +96,8 @@ class Quantize:
         """The network over integers and scales, in PyTorch, and the quantiser of each tensor by name.
 
         Reads up to `examples` training examples. Raises `NetworkError` for weights or activations that are not
-        finite and for a network without layers, `ExportError` for one that cannot be traced.
+        finite and for a network without layers, `ExportError` for one that cannot be traced, `OutOfTime` past the
+        run's deadline.
         """
         check_finite(model)
         run.progress(0.0, "quantize: tracing")
@@ -109,16 +110,19 @@ class Quantize:
         affines: dict[str, Affine] = {}
         if self.mode is Mode.STATIC:
             run.progress(0.2, "quantize: calibrating")
-            affines = self._calibrated(module, plan, names, examples)
+            affines = self._calibrated(module, plan, names, examples, run)
         layers = {layer.node: layer for layer in plan.layers}
         means, dims = {}, {names[node]: layer.channel_dim for node, layer in layers.items()}
         if self.bias_correction:
+            run.require_time("quantize: calibrating")
             means = {names[n]: m for n, m in output_means(module, layers, few).items()}
         module, computed = _inserted(module, plan, names, self.mode, affines, bits, self.bias_correction)
         module, tables = insert_tables(module, ROOT, None if self.embeddings else [])
         if self.bias_correction:
             run.progress(0.6, "quantize: correcting biases")
-            correct_biases(module, computed, means, dims, few)
+            correct_biases(
+                module, computed, means, dims, few, lambda: run.require_time("quantize: correcting biases")
+            )
         trained = None
         if self.epochs:
             trained = asdict(train_static(module, task, run, self.epochs))
@@ -164,13 +168,15 @@ class Quantize:
         return insert_tables(module, ROOT, tables)[0]
 
     def _calibrated(
-        self, module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], examples: Split
+        self, module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], examples: Split, run: Run
     ) -> dict[str, Affine]:
         """The quantiser of each tensor of the plan that has its own, by name."""
         keepers = {node: names[node] for node, keeper in plan.tensors.items() if node is keeper}
 
         def batches() -> Iterable[Inputs]:
-            return (inputs for _, inputs, _ in examples.batches(BATCH))
+            for _, inputs, _ in examples.batches(BATCH):
+                run.require_time("quantize: calibrating")
+                yield inputs
 
         ranges = observe(module, keepers, batches, self.observer)
         return {name: affine_of_range(*ranges[node]) for node, name in keepers.items()}
