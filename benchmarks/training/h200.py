@@ -338,7 +338,7 @@ def train_one(options: argparse.Namespace) -> None:
             raise
         sys.exit(PAUSED)
     write_weights(network, (kept_in(options) if teaching else out) / f"{name}.safetensors", half=recipe.half)
-    made = result.to_json() | {"architecture": job.architecture, "options": job.options}
+    made = result.to_json() | {"architecture": job.architecture, "options": job.options, "whole": job.whole}
     write_json(options.result, made)
     print(result.summary(), flush=True)
 
