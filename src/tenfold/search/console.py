@@ -9,10 +9,11 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 REFRESH_SECONDS = 0.1
+LINE_SECONDS = 30.0  # between lines of one phase, where there is no terminal to draw a bar in
 
 
 class Console:
-    """A callable `report(phase, fraction, text)`; without a terminal it prints a line as each phase begins."""
+    """A callable `report(phase, fraction, text)`; without a terminal it prints a line as each phase begins, and in long ones every half minute."""
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
@@ -25,7 +26,7 @@ class Console:
             console=terminal,
             disable=not terminal.is_terminal,
         )
-        self._last = 0.0
+        self._last = self._printed = 0.0
 
     def __enter__(self) -> Console:
         self.bars.start()
@@ -41,9 +42,15 @@ class Console:
             for task in self.phases.values():
                 self.bars.update(task, completed=1.0)
             self.phases[phase] = self.bars.add_task(phase, total=1.0, text="")
-            if not self.terminal.is_terminal:
-                self.terminal.print(phase, markup=False, highlight=False)
+            self._line(phase)
         now = time.monotonic()
+        if now - self._printed > LINE_SECONDS:
+            self._line(f"{phase} {fraction:.0%} {text}")
         if fraction >= 1 or now - self._last > REFRESH_SECONDS:
             self._last = now
             self.bars.update(self.phases[phase], completed=min(fraction, 1.0), text=text)
+
+    def _line(self, text: str) -> None:
+        self._printed = time.monotonic()
+        if not self.terminal.is_terminal:
+            self.terminal.print(text, markup=False, highlight=False)
