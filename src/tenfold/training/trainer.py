@@ -46,7 +46,7 @@ from tenfold.training.stepper import Stepper
 from tenfold.training.teacher import frozen_teacher
 
 WEIGHTS, RESULT, RECIPE = "weights.safetensors", "result.json", "recipe.yaml"
-READ_EVERY = 20  # steps between looks at the loss, each of which waits for the GPU
+READ_EVERY = {"cuda": 20, "cpu": 1}  # steps between looks at the loss, each of which waits for a GPU
 AVERAGE_EVERY = 4  # steps between updates of the average
 EVALUATIONS = 30  # points of the curve, and never more than one an epoch
 CHECKPOINT_SECONDS = 20.0  # at least so long between checkpoints
@@ -166,7 +166,7 @@ class _Run:
                 self._begin()
             if self.average is not None and self.clock.step % AVERAGE_EVERY == 0:
                 self._follow()
-            if self.clock.step % READ_EVERY == 0:
+            if self.clock.step % READ_EVERY.get(self.device.type, 20) == 0:
                 self._read(progress)
             if self.clock.step % every == 0 or not self.clock.may_step():
                 self._evaluate(rate)
