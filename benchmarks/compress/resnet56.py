@@ -95,7 +95,7 @@ def right_answers(runner: Callable[[Tensor], Tensor], task: Task) -> Tensor:
 
 def compared(folder: Path, seconds: float) -> dict[str, Any]:
     original, _ = load_network(NETWORK)
-    splits = cifar10(validation_from="test")
+    splits = cifar10(whole=True)
     task = task_from(original, splits, base=NETWORK)
     whole = json.loads((folder / "original.json").read_text())
     first = kept(folder / "served-original.json", lambda: served(original, [], task, folder / ORIGINAL))

@@ -212,7 +212,7 @@ JOBS: dict[str, Callable[[Bench, int], tuple[nn.Module, dict[str, Any]]]] = {
 
 
 def prepared(options: argparse.Namespace, deadline: float) -> Bench:
-    splits = cifar10(validation_from="test")  # the network has learnt from all training images
+    splits = cifar10(whole=True)  # the network has learnt from all training images
     if options.examples:
         splits = Splits(*(s.take(options.examples) for s in (splits.train, splits.validation, splits.test)))
     if options.weights:

@@ -100,6 +100,7 @@ def main() -> None:
         sys.exit("--pause needs --folder")
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
+    check_starts(options)
     if options.child:
         child(options)
         return
@@ -125,7 +126,11 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         gpu = min(range(gpus), key=lambda g: load[g])
         load[gpu] += 1.0
         running.append(started_process(options, scratch, lines, name, "throughput", gpu, deadline))
-    ready = {name for name in options.teachers if (kept_in(options) / f"{name}.safetensors").exists()}
+    # Without a folder of its own, what lies in OUT may be of another run.
+    ready = {n for n in options.teachers if options.folder and (options.folder / f"{n}.safetensors").exists()}
+    for name in options.teachers:
+        if name not in ready:
+            (kept_in(options) / f"{name}.safetensors").unlink(missing_ok=True)
     for name in (*(name for name in options.teachers if name not in ready), *options.networks):
         running.append(started_process(options, scratch, lines, name, "train", places[name], deadline))
     found: dict[str, dict[str, Any]] = {"networks": {}, "throughput": {}, "failures": {}}
@@ -166,6 +171,17 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         store(found, out)
     store(found, out)
     summarise(found)
+
+
+def check_starts(options: argparse.Namespace) -> None:
+    """Leave where weights that a network is to begin with do not lie in the folder."""
+    from benchmarks.training.jobs import JOBS
+
+    for name in options.networks:
+        start = JOBS[name].start if name in JOBS else None
+        path = None if start is None else kept_in(options) / f"{start}.safetensors"
+        if path is not None and not path.is_file():
+            sys.exit(f"{name} begins with the weights of {start}: {path} does not exist")
 
 
 def kept_in(options: argparse.Namespace) -> Path:
@@ -269,7 +285,7 @@ def train_one(options: argparse.Namespace) -> None:
 
     name = options.networks[0]
     job = JOBS[name]
-    splits = cifar10(validation_from="test" if job.whole else "train")
+    splits = cifar10(whole=job.whole)
     if options.examples:
         splits = replace(
             splits,
@@ -309,16 +325,16 @@ def train_one(options: argparse.Namespace) -> None:
     print("training", flush=True)
     left = deadline - SPARE - time.monotonic()
     pausing = options.pause and not teaching
-    if pausing:
-        timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGINT))
-        timer.daemon = True
-        timer.start()
+    timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
     seconds = min(left, options.teacher_seconds) if teaching else left
     folder = None if teaching or options.folder is None else options.folder / name
     resume = folder is not None and (folder / CHECKPOINT).exists()
     if resume:  # a run counts the time of all its calls
         seconds += read_checkpoint(folder / CHECKPOINT)[1]["seconds"]
     try:
+        if pausing:
+            timer.start()
         result = train(
             network,
             splits,
@@ -337,8 +353,12 @@ def train_one(options: argparse.Namespace) -> None:
         if not pausing:
             raise
         sys.exit(PAUSED)
-    write_weights(network, (kept_in(options) if teaching else out) / f"{name}.safetensors", half=recipe.half)
+    finally:
+        timer.cancel()
+    for place in {kept_in(options), *(() if teaching else (out,))}:
+        write_weights(network, place / f"{name}.safetensors", half=recipe.half)
     made = result.to_json() | {"architecture": job.architecture, "options": job.options, "whole": job.whole}
+    made |= {"start": job.start, "teachers": [] if teaching else options.teachers}
     write_json(options.result, made)
     print(result.summary(), flush=True)
 

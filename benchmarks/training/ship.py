@@ -57,7 +57,7 @@ def check(entry: str, expected: float, whole: bool) -> None:
     """Score the shipped file on the test images; raise where it does not do as well as its card says."""
     from tenfold.data.cifar10 import cifar10
 
-    test = cifar10(validation_from="test" if whole else "train").test
+    test = cifar10(whole=whole).test
     data = ResidentImages.of(test, torch.device("cpu"), "test")
     found = right_answers(zoo_network(entry), data, Precision()) / len(data)
     if abs(found - expected) > ALLOWED:

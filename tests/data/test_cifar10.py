@@ -51,15 +51,13 @@ def test_the_splits_are_bytes_and_validation_has_all_classes_alike(
 def test_validation_may_come_from_the_test_images(tmp_path: Path) -> None:
     write(tmp_path, "cifar10_train", 4, 25)
     write(tmp_path, "cifar10_test", 5, 20)
-    splits = cifar10(tmp_path, validation_from="test")
+    splits = cifar10(tmp_path, whole=True)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (100, 20, 80)
     assert torch.bincount(splits.validation.dataset.targets).tolist() == [2] * 10
     pixels, _ = read_mosaic(tmp_path, "cifar10_test")
     both = torch.cat([splits.validation.dataset.images, splits.test.dataset.images])
     greys = pixels.float().mean((1, 2, 3)).sort().values
     torch.testing.assert_close(both.float().mean((1, 2, 3)).sort().values, greys)
-    with pytest.raises(DataError, match="'train' or 'test', not 'both'"):
-        cifar10(tmp_path, validation_from="both")
 
 
 def test_what_is_wrong_with_the_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

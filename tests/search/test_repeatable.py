@@ -96,7 +96,7 @@ def test_a_stopped_healing_is_chosen_again_and_goes_on(job: Job, monkeypatch: py
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        heal(job, "c1", cut(job, front[1], quietly), 10.0, stop)
+        heal(job, "c1", cut(job, front[1], quietly), 60.0, stop)
     assert begun(job, "c1", []) == Next(front[1])
     # What was healed before was being healed on, and must not begin again from the cut.
     tried = [Tried(front[1], 0.1, 0.2, False)]

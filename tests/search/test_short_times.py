@@ -54,11 +54,22 @@ def test_only_the_original_is_made_when_the_time_is_over_and_more_time_makes_the
     assert {point.id for point in long.store.points()} == set(BASELINES)
 
 
+def test_nothing_is_searched_for_before_plain_int8_is_known(
+    task: tenfold.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.search.baselines.seconds_for_more", lambda job: 0.0)
+    frontier = tenfold.shrink(task, Budget(size_mb=0.01), out=tmp_path / "run", time_limit=60.0)
+    assert [point.id for point in frontier.points] == [ORIGINAL]
+    assert "There was no time for onnx-int8-static, onnx-int8-dynamic, eager" in frontier.message
+    # What a search had judged by fp32 alone would be kept, and be wrong once there is more time.
+    assert not {"scan", "probes", "front"} & {path.stem for path in (tmp_path / "run" / "steps").iterdir()}
+
+
 @pytest.mark.parametrize(
     ("technique", "work"),
     [
         (Quantize(), "calibrating"),
-        (Quantize(mode=Mode.DYNAMIC), "calibrating"),
+        (Quantize(mode=Mode.DYNAMIC), "tracing and calibrating"),
     ],
 )
 def test_quantising_stops_at_the_deadline(task: tenfold.Task, technique: Quantize, work: str) -> None:
@@ -75,5 +86,5 @@ def test_bias_correction_stops_at_the_deadline(task: tenfold.Task) -> None:
         def seconds_left(self) -> float:
             return -1.0 if "quantize: correcting biases" in seen else 1.0
 
-    with pytest.raises(OutOfTime, match="correcting biases"):
+    with pytest.raises(OutOfTime, match=r"^the time was over before the end of quantize: correcting biases$"):
         Quantize().apply(task.model, task, Ending(progress=lambda share, text: seen.append(text)))

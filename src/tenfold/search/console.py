@@ -13,7 +13,10 @@ LINE_SECONDS = 30.0  # between lines of one phase, where there is no terminal to
 
 
 class Console:
-    """A callable `report(phase, fraction, text)`; without a terminal it prints a line as each phase begins, and in long ones every half minute."""
+    """A callable `report(phase, fraction, text)`.
+
+    Without a terminal it prints a line as each phase begins, and then every half minute in which the phase reports.
+    """
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
@@ -53,4 +56,4 @@ class Console:
     def _line(self, text: str) -> None:
         self._printed = time.monotonic()
         if not self.terminal.is_terminal:
-            self.terminal.print(text, markup=False, highlight=False)
+            self.terminal.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -79,14 +79,15 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
         best_id=best.id,
         feasible=feasible,
         binding=None if feasible else binding,
-        message=message(job.budget, points, best, None if feasible else binding) + hint(job, feasible),
+        message=message(job.budget, points, best, None if feasible else binding)
+        + hint(job, points, feasible),
         budget=job.budget,
         minimize=job.minimize,
         folder=job.store.root,
         network=job.task.model,
     )
     put_best(job, best)
-    frontier.sections = sections(job, best, provenance)
+    frontier.sections = sections(job, points, best, provenance)
     write_report(frontier.to_json(), job.store.root / "report.html")
     write_json(job.store.root / RESULT, frontier.to_json())
     return frontier
@@ -165,8 +166,11 @@ def message(budget: Budget, points: list[Point], best: Point, binding: str | Non
     )
 
 
-def hint(job: Job, feasible: bool) -> str:
-    """What more time would do where no network was healed for want of it."""
+def hint(job: Job, points: list[Point], feasible: bool) -> str:
+    """What more time would do where the untouched network's other forms, or a healed one, had none."""
+    missing = late(job, points)
+    if missing:
+        return f" There was no time for {', '.join(missing)}, or for a search: give more."
     cannot = "pruning" in job.store.failures()
     if feasible or cannot or any(job.store.step(f"finalist-{name}") is not None for name in NAMES):
         return ""
@@ -199,7 +203,7 @@ def put_best(job: Job, best: Point) -> None:
         shutil.rmtree(working, ignore_errors=True)
 
 
-def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any]:
+def sections(job: Job, points: list[Point], best: Point, provenance: dict[str, Any]) -> dict[str, Any]:
     """The parts of frontier.json beside the points: layers, timeline and provenance."""
     lengths = {
         name: None if split is None else len(split)
@@ -211,7 +215,7 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
     return {
         "metric": getattr(job.task.metric, "__name__", "metric"),
         "layers": {"before": layers(job.original_profile()), "after": layers(best_profile(job, best))},
-        "notes": notes(job),
+        "notes": notes(job, points),
         "timeline": [{"phase": name, "seconds": round(s, 1)} for name, s in job.clock.phases.items()],
         "provenance": {
             **provenance,
@@ -228,14 +232,19 @@ def sections(job: Job, best: Point, provenance: dict[str, Any]) -> dict[str, Any
     }
 
 
-def notes(job: Job) -> list[str]:
+def late(job: Job, points: list[Point]) -> list[str]:
+    """The baselines that there was no time for."""
+    there = {point.id for point in points} | set(job.store.failures())
+    return [name for name in BASELINES if name not in there]
+
+
+def notes(job: Job, points: list[Point]) -> list[str]:
     """What could not be made, and why: a line each."""
     failed = {name: job.store.step(f"finalist-{name}") for name in NAMES}
     failures = job.store.failures()
-    late = [name for name in BASELINES if name not in failures and not job.store.has(name)]
     return (
         [f"{name} was left out: {why}" for name, why in failures.items()]
-        + [f"{name} was left out: there was no time to make and score it" for name in late]
+        + [f"{name} was left out: there was no time to make and score it" for name in late(job, points)]
         + [
             f"{name} could not be made: {record['error']}"
             for name, record in failed.items()

@@ -14,10 +14,11 @@ from tenfold.search.budget import Budget
 from tenfold.search.point import Point
 
 ORIGINAL = "onnx-fp32"
+PLAIN_INT8 = "onnx-int8-static"
 EAGER = "eager"
 BASELINES = {  # point -> label and precision
     ORIGINAL: ("ONNX, fp32", "fp32"),
-    "onnx-int8-static": ("ONNX, INT8 static", "int8-static"),
+    PLAIN_INT8: ("ONNX, INT8 static", "int8-static"),
     "onnx-int8-dynamic": ("ONNX, INT8 dynamic", "int8-dynamic"),
     EAGER: ("PyTorch eager, fp32", EAGER),
 }

@@ -9,7 +9,7 @@ from functools import cached_property
 from tenfold.search.finalist import served_as
 from tenfold.search.finalists import FEWEST_PASSES, Tried, number_of_finalists
 from tenfold.search.finish import seconds_needed
-from tenfold.search.frontier import ORIGINAL
+from tenfold.search.frontier import ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.pace import TRAINING_OVER_FORWARD, original_pass
 from tenfold.search.point import Point
@@ -21,7 +21,7 @@ TRIAL_EXAMPLES, TRIALS_SHARE = 1000, 0.1  # that are trained on to find a pace, 
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
 FEWEST_FIRST, FEWEST_NEXT = 0.5, 3.0  # passes below which the first finalist, or another, is not begun
-PLAIN = {"fp32": ORIGINAL, "int8-static": "onnx-int8-static"}
+PLAIN = {"fp32": ORIGINAL, "int8-static": PLAIN_INT8}
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,9 @@ class Outlook:
         share = min(1.0, proposal.macs / max(self.job.original_profile().macs, 1))
         total = CUT_SECONDS
         for precision in served_as(self.job, proposal):
-            point = self._points.get(PLAIN[precision])
-            if point is not None:
-                scoring = (point.seconds_per_example or 0.0) * len(self.job.task.validation)
-                total += (point.seconds or 0.0) - (1 - share) * scoring
+            point = self._points.get(PLAIN[precision]) or self._points[ORIGINAL]
+            scoring = (point.seconds_per_example or 0.0) * len(self.job.task.validation)
+            total += (point.seconds or 0.0) - (1 - share) * scoring
         return total
 
     @cached_property

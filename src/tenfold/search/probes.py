@@ -16,7 +16,7 @@ from tenfold.cost import Profile, measure, predicted_size
 from tenfold.deploy import deploy_onnx
 from tenfold.errors import TenfoldError
 from tenfold.search.finalist import PRECISIONS
-from tenfold.search.frontier import ORIGINAL
+from tenfold.search.frontier import ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.proposals import BITS
 from tenfold.search.space import Plan, Space
@@ -43,7 +43,7 @@ class Seen:
 
 def seen(job: Job, structures: Structures) -> list[Seen]:
     """The baselines, the probe, and the finalists so far."""
-    served = {"fp32": ORIGINAL, "int8": "onnx-int8-static"}
+    served = {"fp32": ORIGINAL, "int8": PLAIN_INT8}
     points = {point.id: point for point in job.store.points()}
     found = [
         Seen(

@@ -17,7 +17,7 @@ from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
 from tenfold.search.finalists import NAMES
 from tenfold.search.finish import RESULT, finish, seconds_needed
-from tenfold.search.frontier import Frontier
+from tenfold.search.frontier import BASELINES, PLAIN_INT8, Frontier
 from tenfold.search.job import Job
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
@@ -26,7 +26,7 @@ from tenfold.search.structures import scan
 from tenfold.search.variants import add_variants
 
 FINISHED = "finished"  # the step that says so
-SHORTEST_TIME = 10.0  # seconds; less does not even measure the baselines
+SHORTEST_TIME = 10.0  # seconds; less does not even export a small network
 
 
 def shrink(
@@ -82,13 +82,13 @@ def shrink(
     job = Job(task, budget, device, minimize, store, clock, seed)
     with keeping_time(job):
         add_baselines(job)
-        if in_time(job):
+        if plain_known(job):
             structures = scan(job)
             job.keep_time()
             if structures is not None and in_time(job):
                 heal_finalists(job, structures)
-        if in_time(job):
-            add_variants(job)
+            if in_time(job):
+                add_variants(job)
         wait_for_others(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {})
@@ -101,10 +101,20 @@ def in_time(job: Job) -> bool:
     return job.clock.left() > seconds_needed(job)
 
 
+def plain_known(job: Job) -> bool:
+    """Whether plain INT8 is made, or cannot be, and time is left: what is searched for is judged by it, for good.
+
+    Waits for another process that makes it.
+    """
+    while job.store.in_work([PLAIN_INT8]) and in_time(job):
+        time.sleep(WAIT_SECONDS)
+    return (job.store.has(PLAIN_INT8) or PLAIN_INT8 in job.store.failures()) and in_time(job)
+
+
 def wait_for_others(job: Job) -> None:
     """While there is time, wait for what other processes are still making: it may be the best."""
     with job.clock.phase("waiting for others") as progress:
-        while job.store.in_work(NAMES) and in_time(job):
+        while job.store.in_work([*BASELINES, *NAMES]) and in_time(job):
             progress(0.0, "another process is at work in this folder")
             time.sleep(WAIT_SECONDS)
 

@@ -118,7 +118,8 @@ class _Run:
         self.per_epoch = max(1, len(task.train) // self.batch_size)
         self.task = task
         self.identity = {
-            "recipe": recipe.to_dict(),
+            # Compiled or not, a run learns the same up to rounding: where compiling fails, one without goes on.
+            "recipe": {key: value for key, value in recipe.to_dict().items() if key != "compile"},
             "seed": seed,
             "train": fingerprint(nn.Identity(), task.train),
             "validation": fingerprint(nn.Identity(), task.validation),

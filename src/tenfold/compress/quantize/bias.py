@@ -68,6 +68,7 @@ class _Correct(fx.Interpreter):
         before_each: Callable[[], None],
     ) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # an error of `before_each` speaks for itself
         self.layers, self.means, self.dims, self.before_each = layers, means, dims, before_each
 
     def run_node(self, n: fx.Node) -> Any:

@@ -113,8 +113,8 @@ class Quantize:
             affines = self._calibrated(module, plan, names, examples, run)
         layers = {layer.node: layer for layer in plan.layers}
         means, dims = {}, {names[node]: layer.channel_dim for node, layer in layers.items()}
+        run.require_time("quantize: tracing and calibrating")
         if self.bias_correction:
-            run.require_time("quantize: calibrating")
             means = {names[n]: m for n, m in output_means(module, layers, few).items()}
         module, computed = _inserted(module, plan, names, self.mode, affines, bits, self.bias_correction)
         module, tables = insert_tables(module, ROOT, None if self.embeddings else [])
