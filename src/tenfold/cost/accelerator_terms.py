@@ -4,14 +4,15 @@ For a kernel of family f (units: seconds, bytes, multiply-adds):
 
     launching = kernel · e^{o + o_f}                               of the processor
     work      = floor · e^{l + l_f} + longer(compute, memory)      of the device
-    compute   = macs'/peak · e^{c + c_f + (w + w_f)·φ}
+    compute   = fill · macs'/peak · e^{c + c_f + (w + w_f)·φ + x·log fill}
     memory    = (activations + weights)/B · e^{m + m_f + v·ψ + u_f·ρ}
 
-What a kernel costs however small it is lies in the floor alone, so that the efficiencies are those of large kernels
-and hold for larger ones: the work of a whole batch fills a device, and φ are saturating functions of the sides of the
-product but for its rows. ψ (hat functions) tells a working set that a cache holds from one in memory; ρ is what makes
-some kernels of a family move more than their bytes: short rows, windows, strides, another implementation. Every
-family has its own deviation from what all share, so that one which calibration did not see is as fast as the others.
+What a kernel costs however small it is lies in the floor, and `fill` says how many times the outputs of a product would
+fit onto the device at once: fewer than fill it take as long as if they did, step by step in depth. So the efficiencies
+are those of large kernels and hold for larger ones: c stays near the roof, and φ are saturating functions of the
+columns of a product and of its depth (of a convolution: channels, as windows are walked place by place). ψ (hat functions) tells a working set that a cache holds from one in memory; ρ is what makes
+some kernels of a family move more than their bytes: short rows, windows, strides, few groups, another implementation.
+Every family has its own deviation from what all share, so that one which calibration did not see is as fast as the others.
 A product of single channels gives matrix units nothing to multiply: its peak is that of the ordinary ones.
 """
 
@@ -29,24 +30,29 @@ from tenfold.cost.workload import FAMILIES, PRODUCTS, Kernel
 
 ACCELERATOR_CALLS = (*CALLS, "clock")  # what watching a kernel adds to its time
 # At which a side of a product fills half of a unit.
-SIDES = {"columns": (32.0, 128.0), "depth": (64.0, 512.0)}
+SIDES = {"columns": (32.0, 128.0), "depth": (32.0, 128.0)}
 CACHE_KNOTS = tuple(2.0**power for power in (21, 23, 25, 27))  # bytes
+# What fills a large device: outputs of a product (two tiles of 128×128 on each of 128 units), and blocks of threads.
+FULL, BLOCKS = 1 << 22, 256
 NESTED = 0.5  # of a launch, where an operator launches a second kernel
-# Elements that are taken at once, however short a row is: by a block of threads, or in a line of memory.
-ROWWISE = {"norm": 512.0, "softmax": 512.0, "batch norm": 64.0, "concat": 64.0}
+# Elements that are taken at once, however short a row is: by a block of threads, by a batch norm's (of which so many
+# share one that is short), or in a line of memory.
+ROWWISE = {"norm": 768.0, "softmax": 512.0, "batch norm": 128.0, "concat": 64.0}
+SHARED = 4.0
 # Operators whose kernels are not those of the rest of their family.
 MAKES = {"group_norm": "norm/group", "avg_pool": "pool/average"}
 DENSE = tuple(family for family in PRODUCTS if family != "depthwise convolution")
 # Parameters that one kernel has at most in launching, compute, memory and the floor.
-WIDTHS = (3, 2 + 2 * sum(map(len, SIDES.values())), 4 + len(CACHE_KNOTS), 2)
+WIDTHS = (3, 3 + 2 * sum(map(len, SIDES.values())), 4 + len(CACHE_KNOTS), 2)
 SPREADS = {
     "call": 1.0, "view": 1.0, "module": 1.0, "clock": 0.3,
     "overhead": 0.4, "overhead/all": 1.0,
     "floor": 0.7, "floor/all": 1.0,
-    "compute": 0.4, "compute/all": 1.0, "compute/all/": 0.7,
+    "compute": 0.4, "compute/all": 0.2, "compute/all/": 0.7, "compute/fill": 0.3,
+    **{f"compute/{family}": 1.0 for family in ("stem", "grouped convolution", "depthwise convolution")},
     "memory": 0.5, "memory/all": 0.3, "memory/size": 0.4, "memory/pool/window": 0.5,
     **{f"memory/{family}/row": 0.7 for family in ROWWISE},
-    **{f"memory/{make}": 1.0 for make in MAKES.values()},
+    **{f"memory/{make}": 1.0 for make in MAKES.values()}, "memory/norm/group/fill": 0.7,
 }  # fmt: skip
 
 
@@ -59,10 +65,10 @@ def accelerator_names() -> tuple[str, ...]:
         names += [f"{kind}/{owner}" for owner in ("all", *owners)]
     for owner in ("all", *DENSE):
         names += [f"compute/{owner}/{side}/{scale:g}" for side, scales in SIDES.items() for scale in scales]
-    names.append("overhead/watched")
+    names += ["compute/fill", "overhead/watched"]
     names += [f"memory/size/{knot:g}" for knot in CACHE_KNOTS]
     names += [f"memory/{family}/row" for family in ROWWISE]
-    names += [*(f"memory/{make}" for make in MAKES.values()), "memory/pool/window"]
+    names += [*(f"memory/{make}" for make in MAKES.values()), "memory/norm/group/fill", "memory/pool/window"]
     return tuple(names)
 
 
@@ -89,8 +95,7 @@ def accelerator_terms(
     base = np.zeros((len(kernels), 4))
     designs: list[list[dict[str, float]]] = [[], [], [], []]
     for number, kernel in enumerate(kernels):
-        family = kernel.family
-        moved = _moved(kernel)
+        family, moved = _family(kernel), _moved(kernel)
         launching = reference.kernel_s if kernel.operators else reference.kernel_s * NESTED
         base[number] = (
             launching, _compute_seconds(kernel, reference), moved / reference.bytes_per_s, reference.floor_s,
@@ -102,6 +107,11 @@ def accelerator_terms(
         designs[3].append({"floor/all": 1.0, f"floor/{family}": 1.0})
     columns, values = zip(*map(_arrays, designs, WIDTHS), strict=True)
     return Terms(base, columns, values, row, calls, parts)
+
+
+def _family(kernel: Kernel) -> str:
+    """The family whose law a kernel follows here: padding streams as functions of single elements do."""
+    return "light" if "pad" in kernel.op and kernel.family == "resize" else kernel.family
 
 
 def _moved(kernel: Kernel) -> float:
@@ -123,7 +133,12 @@ def _compute_seconds(kernel: Kernel, reference: Reference) -> float:
         return kernel.macs / (reference.plain_macs_per_s or reference.macs_per_s)
     channels = kernel.depth / kernel.window
     filled = math.ceil(channels / reference.block) * reference.block / channels
-    return padded_macs(kernel, reference.block) * filled / reference.macs_per_s
+    return _fill(kernel) * padded_macs(kernel, reference.block) * filled / reference.macs_per_s
+
+
+def _fill(kernel: Kernel) -> float:
+    """How many times the outputs of a product would fit onto the device, at least 1."""
+    return max(1.0, FULL / (kernel.rows * kernel.columns * kernel.groups))
 
 
 def _compute_design(kernel: Kernel) -> dict[str, float]:
@@ -131,16 +146,17 @@ def _compute_design(kernel: Kernel) -> dict[str, float]:
     found = {f"compute/{family}": 1.0}
     if family not in DENSE:
         return found
-    found["compute/all"] = 1.0
+    found |= {"compute/all": 1.0, "compute/fill": math.log(_fill(kernel))}
+    sides = {"columns": kernel.columns, "depth": kernel.depth / kernel.window}
     for side, scales in SIDES.items():
         for scale in scales:
-            value = 1 / (1 + getattr(kernel, side) / scale)
+            value = 1 / (1 + sides[side] / scale)
             found[f"compute/all/{side}/{scale:g}"] = found[f"compute/{family}/{side}/{scale:g}"] = value
     return found
 
 
 def _memory_design(kernel: Kernel, moved: float) -> dict[str, float]:
-    family = kernel.family
+    family = _family(kernel)
     found = {"memory/all": 1.0, f"memory/{family}": 1.0}
     found |= {
         f"memory/size/{knot:g}": share
@@ -149,11 +165,24 @@ def _memory_design(kernel: Kernel, moved: float) -> dict[str, float]:
     make = next((make for part, make in MAKES.items() if part in kernel.op), None)
     if make is not None:
         found[f"memory/{make}"] = 1.0
+        if make == "norm/group":
+            # A block of threads takes a group of an example; a few leave most of the device idle.
+            found["memory/norm/group/fill"] = math.log(max(1.0, BLOCKS / kernel.batch))
     elif family in ROWWISE:
-        found[f"memory/{family}/row"] = math.log1p(ROWWISE[family] / _row(kernel))
+        found[f"memory/{family}/row"] = _short_row(kernel)
     if family == "pool":
         found["memory/pool/window"] = math.log(max(1.0, kernel.other_flops / max(1, kernel.elements)))
     return found
+
+
+def _short_row(kernel: Kernel) -> float:
+    """The logarithm of what a kernel takes at once over its row."""
+    row, taken = _row(kernel), ROWWISE[kernel.family]
+    if kernel.family == "batch norm":
+        return math.log(min(SHARED, math.ceil(row / taken) * taken / row))
+    if kernel.family == "norm":
+        return math.log(max(1.0, taken / row))
+    return math.log1p(taken / row)
 
 
 def _arrays(designs: Sequence[dict[str, float]], width: int) -> tuple[NDArray[np.int64], Array]:

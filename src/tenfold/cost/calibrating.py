@@ -154,11 +154,12 @@ def measured_rows(device: Device, found: Sequence[Observation], reference: Refer
 def kernel_noise(times: OperatorTimes, reference: Reference) -> list[float]:
     """The spread of the logarithm of every kernel's own time.
 
-    On a device of its own that the processor was not ahead of, what took about as long as its launching may have been
-    waiting for it.
+    Of one that takes hardly more than the floor the law says little, and there are many: they must not bend what is
+    said of large ones. On a device of its own that the processor was not ahead of, what took about as long as its
+    launching may have been waiting for it.
     """
-    clock = reference.clock_s / 2 or CLOCK_S
-    found = [float(np.hypot(KERNEL_NOISE, clock / max(work, SHORTEST_S))) for work in times.work]
+    least = reference.floor_s or CLOCK_S
+    found = [float(np.hypot(KERNEL_NOISE, least / max(work, SHORTEST_S))) for work in times.work]
     if not reference.asynchronous or times.ahead:
         return found
     low, high = WAITED
