@@ -10,9 +10,10 @@ For a kernel of family f (units: seconds, bytes, multiply-adds):
 What a kernel costs however small it is lies in the floor, and `fill` says how many times the outputs of a product would
 fit onto the device at once: fewer than fill it take as long as if they did, step by step in depth. So the efficiencies
 are those of large kernels and hold for larger ones: c stays near the roof, and φ are saturating functions of the
-columns of a product and of its depth (of a convolution: channels, as windows are walked place by place). ψ (hat functions) tells a working set that a cache holds from one in memory; ρ is what makes
-some kernels of a family move more than their bytes: short rows, windows, strides, few groups, another implementation.
-Every family has its own deviation from what all share, so that one which calibration did not see is as fast as the others.
+columns of a product and of its depth (of a convolution: channels, as windows are walked place by place). ψ (hat
+functions) tells a working set that a cache holds from one in memory; ρ is what makes some kernels of a family move more
+than their bytes: short rows, windows, strides, few groups, another implementation. Every family has its own deviation
+from what all share, so that one which calibration did not see is as fast as the others.
 A product of single channels gives matrix units nothing to multiply: its peak is that of the ordinary ones.
 """
 
