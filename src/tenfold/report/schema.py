@@ -22,7 +22,7 @@ SCHEMA = 1
 class Point(TypedDict):
     """One network that was measured, or tried."""
 
-    id: str  # baselines: 'eager', 'onnx-fp32', 'onnx-int8-static', 'onnx-int8-dynamic'
+    id: str  # baselines: 'eager', 'onnx-fp32', 'onnx-int8-static', 'onnx-int8-dynamic', as time allows
     kind: Literal["baseline", "candidate"]
     label: str  # a line of text that tells the point apart
     recipe: str | None  # path of the recipe file, relative to OUT

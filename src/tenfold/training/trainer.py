@@ -46,7 +46,8 @@ from tenfold.training.stepper import Stepper
 from tenfold.training.teacher import frozen_teacher
 
 WEIGHTS, RESULT, RECIPE = "weights.safetensors", "result.json", "recipe.yaml"
-READ_EVERY = {"cuda": 20, "cpu": 1}  # steps between looks at the loss, each of which waits for a GPU
+RATE_EVERY = 20  # steps that a pace is taken over
+READ_EVERY = {"cpu": 1}  # steps between looks at the loss; else RATE_EVERY, since each look waits for a GPU
 AVERAGE_EVERY = 4  # steps between updates of the average
 EVALUATIONS = 30  # points of the curve, and never more than one an epoch
 CHECKPOINT_SECONDS = 20.0  # at least so long between checkpoints
@@ -167,7 +168,7 @@ class _Run:
                 self._begin()
             if self.average is not None and self.clock.step % AVERAGE_EVERY == 0:
                 self._follow()
-            if self.clock.step % READ_EVERY.get(self.device.type, 20) == 0:
+            if self.clock.step % READ_EVERY.get(self.device.type, RATE_EVERY) == 0:
                 self._read(progress)
             if self.clock.step % every == 0 or not self.clock.may_step():
                 self._evaluate(rate)
@@ -326,11 +327,8 @@ class _Run:
     def _read(self, progress: Progress) -> None:
         """Look at the loss and the clock, tell the progress, and have the network compiled if that will pay."""
         self._check()
-        now = time.monotonic()
-        if self.mark is not None and self.stepper.settled:
-            step, then = self.mark
-            self.rates.append((self.clock.step - step) * self.batch_size / (now - then))
-        self.mark = (self.clock.step, now) if self.stepper.settled else None
+        if self.clock.step % RATE_EVERY == 0:
+            self._keep_pace()
         done = max(self.clock.done(), 1e-9)
         left = self.clock.elapsed() * (1 - done) / done
         accuracy = f", validation {100 * self.curve[-1].accuracy:.2f}%" if self.curve else ""
@@ -343,6 +341,13 @@ class _Run:
         if automatic and not self.compiled and self.rates and left > COMPILE_SECONDS:
             self.compiled, self.mark, self.rates = True, None, []
             self.stepper.compile()
+
+    def _keep_pace(self) -> None:
+        now = time.monotonic()
+        if self.mark is not None and self.stepper.settled:
+            step, then = self.mark
+            self.rates.append((self.clock.step - step) * self.batch_size / (now - then))
+        self.mark = (self.clock.step, now) if self.stepper.settled else None
 
     def _evaluate(self, learning_rate: float) -> None:
         """Add a point to the curve."""
