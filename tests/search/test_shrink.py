@@ -12,7 +12,7 @@ from tenfold.data import fashion_mnist
 from tenfold.errors import BudgetError, OutputError, TenfoldWarning
 from tenfold.models import CifarResNet
 
-LIMIT = 40.0  # the baselines of a slow machine fit too
+LIMIT = 30.0  # the baselines of a slow machine fit too
 
 
 @pytest.fixture(scope="module")
