@@ -21,7 +21,7 @@ from tenfold.errors import TenfoldWarning
 from tenfold.files import write_json
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock
-from tenfold.search.frontier import ORIGINAL, opened
+from tenfold.search.frontier import ORIGINAL, PLAIN_INT8, opened
 from tenfold.search.point import Point
 from tenfold.search.scoring import BOOTSTRAP_SECONDS, Effort, Runner, answers_on, dropped, effort_for, scored
 from tenfold.search.serving import serve, verified
@@ -30,7 +30,8 @@ from tenfold.search.store import Store
 Progress = Callable[[float, str], None]
 KEEP_TIME_EVERY = 5.0  # seconds
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
-SCORING_SHARE = 0.02  # of the time limit, for a baseline that nothing depends on
+SCORING_SHARE = 0.02  # of the time limit, for a baseline that nothing depends on …
+PLAIN_SHARE = 0.1  # … and for plain INT8, which may be all that a short run finds
 INTERVAL_SHARE = 0.01  # of the time limit, for an interval
 
 
@@ -152,7 +153,8 @@ def add_point(
 def score(job: Job, point: Point, runner: Runner, folder: Path, progress: Progress) -> None:
     """Score on validation. A baseline whose scoring would eat up the time stays without a score."""
     optional = point.kind == "baseline" and point.id != ORIGINAL
-    allowed = SCORING_SHARE * job.clock.limit - interval_seconds(job)
+    share = PLAIN_SHARE if point.id == PLAIN_INT8 else SCORING_SHARE
+    allowed = share * job.clock.limit - interval_seconds(job)
     found = answers_on(
         runner,
         job.task.validation,
