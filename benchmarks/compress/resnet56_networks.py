@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tenfold.compress import Run, load_network
@@ -37,6 +37,7 @@ from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
 from tenfold.training import Augmentation, Course, Precision, Sgd, TrainingRecipe, fastest_precision
+from tenfold.training.checkpoint import read_weights
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
 
@@ -217,8 +218,7 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
         splits = Splits(*(s.take(options.examples) for s in (splits.train, splits.validation, splits.test)))
     if options.weights:
         model, _ = load_network(f"{options.architecture}?num_classes=10", weights=False)
-        stored = load_file(options.weights)
-        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in stored.items()})
+        model.load_state_dict(read_weights(options.weights))
     else:
         model, _ = load_network(NETWORK)
     task = task_from(model, splits, base=NETWORK)

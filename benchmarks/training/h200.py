@@ -8,7 +8,8 @@ started again without what may have failed: compiling, or else the CUDA graph. W
 first, for `--teacher-seconds`, while the others have themselves compiled; then their mean teaches the others. OUT
 receives, as they finish, `NAME.safetensors` (fp16), `results.json` and `curves.png`. While throughput is timed, the
 other processes on that GPU are stopped. With `--folder`, teachers, checkpoints and the weights that others start from
-lie there, and a call with the same folder goes on; `--pause` ends a call with a checkpoint, as far as it came, in place of a learning rate run down.
+lie there, and a call with the same folder goes on; `--pause` ends a call with a checkpoint, as far as it came, in place
+of a learning rate run down.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main() -> None:
         return
     started = time.monotonic()
     deadline = started + options.seconds
-    out = Path(os.environ.get("OUT", "runs/h200"))
+    out = results_in()
     out.mkdir(parents=True, exist_ok=True)
     gpus = 1 if options.device == "cpu" else count_gpus()
     print(f"{gpus} {options.device} device(s), {options.seconds:.0f} s", flush=True)
@@ -128,10 +129,10 @@ def run(options: argparse.Namespace, scratch: Path, out: Path, gpus: int, deadli
         running.append(started_process(options, scratch, lines, name, "throughput", gpu, deadline))
     # Without a folder of its own, what lies in OUT may be of another run.
     ready = {n for n in options.teachers if options.folder and (options.folder / f"{n}.safetensors").exists()}
-    for name in options.teachers:
-        if name not in ready:
-            (kept_in(options) / f"{name}.safetensors").unlink(missing_ok=True)
-    for name in (*(name for name in options.teachers if name not in ready), *options.networks):
+    untrained = [name for name in options.teachers if name not in ready]
+    for name in untrained:
+        (kept_in(options) / f"{name}.safetensors").unlink(missing_ok=True)
+    for name in (*untrained, *options.networks):
         running.append(started_process(options, scratch, lines, name, "train", places[name], deadline))
     found: dict[str, dict[str, Any]] = {"networks": {}, "throughput": {}, "failures": {}}
     while running:
@@ -184,9 +185,14 @@ def check_starts(options: argparse.Namespace) -> None:
             sys.exit(f"{name} begins with the weights of {start}: {path} does not exist")
 
 
+def results_in() -> Path:
+    """Where results go."""
+    return Path(os.environ.get("OUT", "runs/h200"))
+
+
 def kept_in(options: argparse.Namespace) -> Path:
-    """Where teachers' weights lie."""
-    return options.folder or Path(os.environ.get("OUT", "runs/h200"))
+    """Where the weights of teachers, and those that others start from, lie."""
+    return options.folder or results_in()
 
 
 def compiles(name: str) -> bool:
@@ -280,7 +286,13 @@ def train_one(options: argparse.Namespace) -> None:
 
     from tenfold.data.cifar10 import cifar10
     from tenfold.training import Ensemble, train
-    from tenfold.training.checkpoint import CHECKPOINT, load_weights, read_checkpoint, write_weights
+    from tenfold.training.checkpoint import (
+        CHECKPOINT,
+        load_weights,
+        read_checkpoint,
+        read_weights,
+        write_weights,
+    )
     from tenfold.training.recipes import Compiling
 
     name = options.networks[0]
@@ -308,7 +320,7 @@ def train_one(options: argparse.Namespace) -> None:
             last = time.monotonic()
             print(text, flush=True)
 
-    out = Path(os.environ.get("OUT", "runs/h200"))
+    out = results_in()
     teacher = None
     if options.teachers and not teaching:
         teacher = Ensemble([JOBS[one].network() for one in options.teachers])
@@ -319,9 +331,9 @@ def train_one(options: argparse.Namespace) -> None:
             path = kept_in(options) / f"{one}.safetensors"
             while not path.exists():
                 time.sleep(0.5)
-            load_weights(member, weights_of(path), one)
+            load_weights(member, read_weights(path), one)
     if job.start is not None:
-        load_weights(network, weights_of(kept_in(options) / f"{job.start}.safetensors"), job.start)
+        load_weights(network, read_weights(kept_in(options) / f"{job.start}.safetensors"), job.start)
     print("training", flush=True)
     left = deadline - SPARE - time.monotonic()
     pausing = options.pause and not teaching
@@ -361,13 +373,6 @@ def train_one(options: argparse.Namespace) -> None:
     made |= {"start": job.start, "teachers": [] if teaching else options.teachers}
     write_json(options.result, made)
     print(result.summary(), flush=True)
-
-
-def weights_of(path: Path) -> dict[str, Any]:
-    """Stored weights in fp32."""
-    from safetensors.torch import load_file
-
-    return {key: t.float() if t.is_floating_point() else t for key, t in load_file(path).items()}
 
 
 def rehearse(

@@ -16,9 +16,9 @@ CLASSES, SIDE = 10, 32
 
 @dataclass(frozen=True)
 class Job:
-    """`options` go to `create`; `seed` is added to the run's; `load` is how much of a GPU's time it takes beside the others, to share them out.
+    """`options` go to `create`; `seed` is added to the run's.
 
-    `whole` learns from all 50,000 training images; 2,000 of the test images then make its curve. `start` names the
+    `load` is how much of a GPU's time it takes beside the others, to share them out. `whole` learns from all 50,000 training images; 2,000 of the test images then make its curve. `start` names the
     job whose weights it begins with.
     """
 
@@ -73,7 +73,7 @@ def patient(architecture: str, options: dict[str, Any], epochs: float, load: flo
 
 
 def tuned(architecture: str, options: dict[str, Any], start: str, load: float, decay: float) -> Job:
-    """Trained on with images that are only mixed: turns and colours cost a small network more than they teach it."""
+    """Trained on with images that are mixed, and neither turned nor recoloured."""
     recipe = replace(PATIENT, epochs=60, optimizer=Sgd(0.1, 0.9, decay), augmentation=MIX, clip=5.0)
     return Job(architecture, options, recipe, load, whole=True, start=start)
 

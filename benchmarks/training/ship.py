@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 from benchmarks.training.jobs import CLASSES, JOBS, SIDE
-from safetensors.torch import load_file
 
 from tenfold.models.zoo import Card, store, zoo_network
 from tenfold.training import Precision
-from tenfold.training.checkpoint import load_weights
+from tenfold.training.checkpoint import load_weights, read_weights
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
 
@@ -35,8 +34,7 @@ def ship(name: str, folder: Path) -> None:
     job = JOBS[name]
     result = json.loads((folder / "results.json").read_text())["networks"][name]
     model = job.network()
-    stored = load_file(folder / f"{name}.safetensors")
-    load_weights(model, {key: t.float() if t.is_floating_point() else t for key, t in stored.items()}, name)
+    load_weights(model, read_weights(folder / f"{name}.safetensors"), name)
     card = Card(
         architecture=job.architecture,
         options={"num_classes": CLASSES, "in_channels": 3, **job.options},

@@ -19,6 +19,7 @@ from tenfold.search.frontier import (
     BASELINES,
     EAGER,
     ORIGINAL,
+    PLAIN_INT8,
     UNITS,
     Frontier,
     by_validation,
@@ -167,9 +168,9 @@ def message(budget: Budget, points: list[Point], best: Point, binding: str | Non
 
 
 def hint(job: Job, points: list[Point], feasible: bool) -> str:
-    """What more time would do where the untouched network's other forms, or a healed one, had none."""
+    """What more time would do where plain INT8, which a search is judged by, or a healed network had none."""
     missing = late(job, points)
-    if missing:
+    if PLAIN_INT8 in missing:
         return f" There was no time for {', '.join(missing)}, or for a search: give more."
     cannot = "pruning" in job.store.failures()
     if feasible or cannot or any(job.store.step(f"finalist-{name}") is not None for name in NAMES):

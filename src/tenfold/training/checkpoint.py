@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tenfold.errors import NetworkError, OutputError
@@ -76,6 +76,11 @@ def write_weights(model: nn.Module, path: Path, *, half: bool = False) -> None:
     }
     with written(path) as temporary:
         save_file(stored, temporary)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """What `write_weights` wrote, in fp32."""
+    return {name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()}
 
 
 def require_fit(model: nn.Module, stored: Mapping[str, Tensor], source: str) -> None:

@@ -49,8 +49,8 @@ def correct_biases(
 ) -> None:
     """Edit the biases of a quantised module so that each layer has the given output means on `inputs`.
 
-    `computed` names the node of each layer; `means` and `dims` are the float means and channel dimensions by layer. `before_each` is called before a layer is corrected; what
-    it raises ends the work.
+    `computed` names the node of each layer; `means` and `dims` are the float means and channel dimensions by layer.
+    `before_each` is called before a layer is corrected; what it raises ends the work.
     """
     layers = {node: name for name, node in computed.items()}
     run_captured(_Correct(module, layers, means, dims, before_each), inputs)
