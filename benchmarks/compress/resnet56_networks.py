@@ -2,8 +2,9 @@
 
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.resnet56_networks --seconds 480 --seeds 0 1 2
 
-Every network is healed alike: by the original's answers to the images as they are shown (crops and mirrors), with the
-same recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
+Every network is healed alike: by the original's answers to the images as they are shown (cropped, mirrored, cut and
+mixed, so that nothing is learnt by heart), beside those of a larger network where `--beside` names its weights, with
+the same recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
 validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
 it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
 """
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.training.jobs import JOBS as TRAINED
+from benchmarks.training.jobs import MIX
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tenfold.compress import Run, load_network
 from tenfold.compress.layers import weighted_layers
-from tenfold.compress.prune import Criterion, Prune, Scope, Sparsify, TwoOfFour
+from tenfold.compress.prune import Prune, Scope, Sparsify, TwoOfFour
 from tenfold.compress.prune.learned_scores import cubic
 from tenfold.compress.prune.lottery import masked, smaller
 from tenfold.compress.share import Scalar
@@ -36,8 +39,8 @@ from tenfold.cost import profile
 from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
-from tenfold.training import Augmentation, Course, Precision, Sgd, TrainingRecipe, fastest_precision
-from tenfold.training.checkpoint import read_weights
+from tenfold.training import Course, Ensemble, Precision, Sgd, TrainingRecipe, fastest_precision
+from tenfold.training.checkpoint import load_weights, read_weights
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
 
@@ -46,15 +49,17 @@ FEWER_MACS = 3.05  # a little more than the three times asked for
 SPARSITY, BITS, STAGES = 0.9, 5, 4
 CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
 TRIED = 0.08  # of the passes go into each design that is tried
-FINE_TUNED = 0.12  # of the passes fine-tune shared values
+FINE_TUNED = 0.04  # of the passes fine-tune shared values
 RECIPE = TrainingRecipe(
     batch_size=256,
-    optimizer=Sgd(0.1, 0.9, 5e-4),
+    optimizer=Sgd(0.1, 0.9, 3e-4),
     warmup=0.05,
-    teaching=0.9,
-    temperature=4.0,
-    augmentation=Augmentation(padding=4, flip=True),
+    teaching=0.95,
+    temperature=2.0,
+    augmentation=MIX,
+    clip=5.0,
 )
+BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
 
 
 @dataclass
@@ -67,13 +72,15 @@ class Bench:
     precision: Precision
     epochs: float
     deadline: float
+    beside: nn.Module | None = None
     data: dict[str, ResidentImages] = field(default_factory=dict)
 
     def course(self, epochs: float, seed: int, *, graph: bool = True, rate: float | None = None) -> Course:
         recipe = replace(RECIPE, epochs=epochs)
         if rate is not None:
             recipe = replace(recipe, optimizer=replace(RECIPE.optimizer, learning_rate=rate))
-        teacher = copy.deepcopy(self.original).to(self.device).eval().requires_grad_(False)
+        teachers = [self.original] if self.beside is None else [self.original, self.beside]
+        teacher = Ensemble(copy.deepcopy(teachers)).to(self.device).eval().requires_grad_(False)
         return Course(self.data["train"], recipe, precision=self.precision, teacher=teacher,
                       seed=seed, graph=graph)  # fmt: skip
 
@@ -100,8 +107,6 @@ def designs() -> dict[str, Prune]:
     return {
         "channels": Prune(**common),
         "6 blocks, channels": Prune(**common, blocks=6),
-        "10 blocks, channels": Prune(**common, blocks=10),
-        "channels, by magnitude": Prune(**common, criterion=Criterion.MAGNITUDE),
     }
 
 
@@ -228,6 +233,9 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
     else:
         precision = fastest_precision(model, task.train.select(range(64))[0])
     bench = Bench(model.eval(), task, device, precision, options.epochs, deadline)
+    if options.beside is not None:
+        bench.beside = TRAINED[BESIDE].network().eval()
+        load_weights(bench.beside, read_weights(options.beside), BESIDE)
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
     for name, split in parts.items():
         bench.data[name] = ResidentImages.of(
@@ -242,6 +250,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("OUT", "runs")) / "resnet56")
     parser.add_argument("--weights", type=Path, help="safetensors of the original, in place of the zoo's")
+    parser.add_argument("--beside", type=Path, help=f"weights of {BESIDE}, which then teaches too")
     parser.add_argument("--architecture", default="resnet56", help="of --weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun")
@@ -281,6 +290,7 @@ def main() -> None:
                 "job": name,
                 "seed": seed,
                 "epochs": bench.epochs,
+                "teachers": ["original"] if bench.beside is None else ["original", BESIDE],
                 "seconds": took[name],
                 "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
                 "precision": str(bench.precision),

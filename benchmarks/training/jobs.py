@@ -49,6 +49,7 @@ CIFAR = replace(
 CROP = Augmentation(padding=4, flip=True)
 # Half of the batches are cut and mixed, the others nearly left alone: Beta(0.2, 0.2) lies close to 0 and 1.
 MIX = Augmentation(padding=4, flip=True, mixup=0.2, cutmix=1.0)
+MILD_MIX = replace(MIX, mixup=0.1, cutmix=0.5)
 SMALL = {"resolution": SIDE, "dropout": 0.0}
 
 TAUGHT = replace(CIFAR, augmentation=MIX, teaching=0.9, temperature=2.0)
@@ -75,6 +76,23 @@ def patient(architecture: str, options: dict[str, Any], epochs: float, load: flo
 def tuned(architecture: str, options: dict[str, Any], start: str, load: float, decay: float) -> Job:
     """Trained on with images that are mixed, and neither turned nor recoloured."""
     recipe = replace(PATIENT, epochs=60, optimizer=Sgd(0.1, 0.9, decay), augmentation=MIX, clip=5.0)
+    return Job(architecture, options, recipe, load, whole=True, start=start)
+
+
+def long(
+    architecture: str,
+    options: dict[str, Any],
+    start: str,
+    epochs: float,
+    load: float,
+    decay: float,
+    augmentation: Augmentation,
+) -> Job:
+    """Trained on for long, at a high rate again and in smaller batches."""
+    optimizer = Sgd(0.2, 0.9, decay)
+    recipe = replace(
+        PATIENT, epochs=epochs, batch_size=256, optimizer=optimizer, augmentation=augmentation, clip=5.0
+    )
     return Job(architecture, options, recipe, load, whole=True, start=start)
 
 
@@ -123,6 +141,8 @@ JOBS: dict[str, Job] = {
     "resnet20-tuned": tuned("resnet20", {}, "resnet20-taught", 1.5, 2e-4),
     "resnet56-tuned": tuned("resnet56", {}, "resnet56-patient", 2.3, 3e-4),
     "mobilenet_v2-tuned": tuned("mobilenet_v2", SMALL, "mobilenet_v2-patient", 2.5, 4e-4),
+    "resnet20-long": long("resnet20", {}, "resnet20-tuned", 400, 1.5, 1e-4, MILD_MIX),
+    "mobilenet_v2-long": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 200, 2.5, 3e-4, MIX),
     "vit_ti": Job(
         "vit_ti_16",
         {"resolution": SIDE, "patch_size": 4},

@@ -46,7 +46,7 @@ DENSE = tuple(family for family in PRODUCTS if family != "depthwise convolution"
 # Parameters that one kernel has at most in launching, compute, memory and the floor.
 WIDTHS = (3, 3 + 2 * sum(map(len, SIDES.values())), 4 + len(CACHE_KNOTS), 2)
 SPREADS = {
-    "call": 1.0, "view": 1.0, "module": 1.0, "clock": 0.3,
+    "call": 1.0, "view": 1.0, "module": 0.3, "clock": 0.3,
     "overhead": 0.4, "overhead/all": 1.0,
     "floor": 0.7, "floor/all": 1.0,
     "compute": 0.4, "compute/all": 0.2, "compute/all/": 0.7, "compute/fill": 0.3,

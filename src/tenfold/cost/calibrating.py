@@ -34,6 +34,7 @@ CHAIN_NOISE, NETWORK_NOISE, KERNEL_NOISE = 0.10, 0.04, 0.15
 CLOCK_S, SHORTEST_S = 3e-6, 1e-6
 WAITED, WAITING_NOISE = (0.7, 2.0), 5.0  # work over launching where one may be the other, and what that adds
 EVENTS_S = 2e-6  # what two events around a kernel of a GPU add to its time, about
+MODULE_SHARE = 1 / 3  # of launching a kernel: the Python of a module, where launching is waited for
 LAUNCHING_NOISE = 0.3  # of one operator's launching: processors are less steady than devices
 MIN_NETWORKS = 10
 
@@ -77,9 +78,11 @@ def calibrate(
 def reference_of(device: Device, machine: Machine, dtype: str = "fp32") -> Reference:
     """Where the parameters of the fit start."""
     if device.kind == "cuda":
+        kernel_s = 2 * machine.launch_s
         return Reference(
-            machine.peak(dtype) / 2, machine.memory.bytes_per_s, 2 * machine.launch_s, 5e-6, block=8, floor_s=4e-6,
+            machine.peak(dtype) / 2, machine.memory.bytes_per_s, kernel_s, 5e-6, block=8, floor_s=4e-6,
             asynchronous=True, dtype=dtype, plain_macs_per_s=machine.peak("fp32") / 2, clock_s=EVENTS_S,
+            module_s=MODULE_SHARE * kernel_s,
         )  # fmt: skip
     kernel_s = machine.launch_s * 2 if device.runtime == "torch" else 3e-6
     return Reference(
