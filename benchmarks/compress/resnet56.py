@@ -109,6 +109,7 @@ def compared(folder: Path, seconds: float) -> dict[str, Any]:
         made = network(original, figures, load_file(path.with_suffix(".safetensors")), task)
         own = kept(folder / f"served-{name}.json", partial(served, *made, task, place))
         after = torch.tensor(own.pop("right"), dtype=torch.bool).numpy()
+        own.pop("seconds")  # of serving; the figures have those of healing
         figures.pop("resolved", None)
         places.setdefault(figures["job"], place)
         rows.setdefault(figures["job"], []).append(

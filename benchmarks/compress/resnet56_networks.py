@@ -2,9 +2,9 @@
 
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.resnet56_networks --seconds 480 --seeds 0 1 2
 
-Every network is healed alike: by the original's answers to the images as they are shown (cropped, mirrored, cut and
-mixed, so that nothing is learnt by heart), beside those of a larger network where `--beside` names its weights, with
-the same recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
+Every network is healed alike: by the original's answers to the images as they are shown (crops and mirrors; with
+`--mixed` cut and mixed too, beside the answers of a larger network where `--beside` names its weights), with the same
+recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
 validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
 it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
 """
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from tenfold.compress import Run, load_network
 from tenfold.compress.layers import weighted_layers
-from tenfold.compress.prune import Prune, Scope, Sparsify, TwoOfFour
+from tenfold.compress.prune import Criterion, Prune, Scope, Sparsify, TwoOfFour
 from tenfold.compress.prune.learned_scores import cubic
 from tenfold.compress.prune.lottery import masked, smaller
 from tenfold.compress.share import Scalar
@@ -39,7 +39,15 @@ from tenfold.cost import profile
 from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
-from tenfold.training import Course, Ensemble, Precision, Sgd, TrainingRecipe, fastest_precision
+from tenfold.training import (
+    Augmentation,
+    Course,
+    Ensemble,
+    Precision,
+    Sgd,
+    TrainingRecipe,
+    fastest_precision,
+)
 from tenfold.training.checkpoint import load_weights, read_weights
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
@@ -49,16 +57,20 @@ FEWER_MACS = 3.05  # a little more than the three times asked for
 SPARSITY, BITS, STAGES = 0.9, 5, 4
 CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
 TRIED = 0.08  # of the passes go into each design that is tried
-FINE_TUNED = 0.04  # of the passes fine-tune shared values
 RECIPE = TrainingRecipe(
     batch_size=256,
-    optimizer=Sgd(0.1, 0.9, 3e-4),
+    optimizer=Sgd(0.1, 0.9, 5e-4),
     warmup=0.05,
-    teaching=0.95,
-    temperature=2.0,
-    augmentation=MIX,
-    clip=5.0,
+    teaching=0.9,
+    temperature=4.0,
+    augmentation=Augmentation(padding=4, flip=True),
 )
+# Cut and mixed, so that nothing is learnt by heart, for long schedules.
+MIXED = replace(
+    RECIPE, optimizer=Sgd(0.1, 0.9, 3e-4), teaching=0.95, temperature=2.0, augmentation=MIX, clip=5.0
+)
+FINE_TUNED = 12 / 100  # of the passes fine-tune shared values
+FINE_TUNED_MIXED = 4 / 100  # which are many more
 BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
 
 
@@ -72,17 +84,23 @@ class Bench:
     precision: Precision
     epochs: float
     deadline: float
+    recipe: TrainingRecipe = RECIPE
     beside: nn.Module | None = None
     data: dict[str, ResidentImages] = field(default_factory=dict)
 
     def course(self, epochs: float, seed: int, *, graph: bool = True, rate: float | None = None) -> Course:
-        recipe = replace(RECIPE, epochs=epochs)
+        recipe = replace(self.recipe, epochs=epochs)
         if rate is not None:
-            recipe = replace(recipe, optimizer=replace(RECIPE.optimizer, learning_rate=rate))
+            recipe = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=rate))
         teachers = [self.original] if self.beside is None else [self.original, self.beside]
         teacher = Ensemble(copy.deepcopy(teachers)).to(self.device).eval().requires_grad_(False)
         return Course(self.data["train"], recipe, precision=self.precision, teacher=teacher,
                       seed=seed, graph=graph)  # fmt: skip
+
+    @property
+    def fine_tuned(self) -> float:
+        """The share of the passes that fine-tunes shared values."""
+        return FINE_TUNED_MIXED if self.recipe is MIXED else FINE_TUNED
 
     def healed(self, model: nn.Module, epochs: float, seed: int) -> nn.Module:
         """A copy of `model` after so many passes; single weights that are zero stay zero."""
@@ -101,12 +119,16 @@ class Bench:
         return profile(copy.deepcopy(model).cpu(), self.task.zeros(1)).macs
 
 
-def designs() -> dict[str, Prune]:
-    """Ways to the same multiply-accumulates: by channels alone, or with some blocks gone too."""
+def designs(few: bool) -> dict[str, Prune]:
+    """Ways to the same multiply-accumulates: by channels alone, or with some blocks gone too; of all, a `few`."""
     common: dict[str, Any] = {"target_macs": 1 / FEWER_MACS, "scope": Scope.GLOBAL, "examples": 256}
+    found = {"channels": Prune(**common), "6 blocks, channels": Prune(**common, blocks=6)}
+    if few:
+        return found
     return {
-        "channels": Prune(**common),
-        "6 blocks, channels": Prune(**common, blocks=6),
+        **found,
+        "10 blocks, channels": Prune(**common, blocks=10),
+        "channels, by magnitude": Prune(**common, criterion=Criterion.MAGNITUDE),
     }
 
 
@@ -115,7 +137,7 @@ Candidate = tuple[str, nn.Module, dict[str, Any]]  # a name, the network, and wh
 
 def ours(bench: Bench, seed: int) -> Iterator[Candidate]:
     run = Run(seed=seed, teacher=bench.original)
-    for name, technique in designs().items():
+    for name, technique in designs(few=bench.recipe is MIXED).items():
         made = technique.apply(bench.original, bench.task, run)
         yield name, made.model, {"resolved": made.resolved}
 
@@ -169,7 +191,7 @@ def two_of_four(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
 def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Han, Mao and Dally (2016): cut in stages, share values, fine-tune them; norms in half precision."""
     model = copy.deepcopy(bench.original).to(bench.device)
-    course = bench.course((1 - FINE_TUNED) * bench.epochs, seed)
+    course = bench.course((1 - bench.fine_tuned) * bench.epochs, seed)
     layers = weighted_layers(model)
     masks = {n: torch.ones_like(layer.weight, dtype=torch.bool) for n, layer in layers.items()}
     edges = [round(CUTTING * course.steps * stage / STAGES) for stage in range(STAGES)] + [course.steps]
@@ -189,7 +211,7 @@ def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]
         left = {n: masks[n] for n in masks if n not in layers}
         with ExitStack() as stack:
             stack.enter_context(masked_plain(model, left))
-            bench.course(FINE_TUNED * bench.epochs, seed, graph=False, rate=0.01)(model)
+            bench.course(bench.fine_tuned * bench.epochs, seed, graph=False, rate=0.01)(model)
         model.cpu()
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -232,7 +254,8 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
         precision = Precision(channels_last=True, bf16=True)
     else:
         precision = fastest_precision(model, task.train.select(range(64))[0])
-    bench = Bench(model.eval(), task, device, precision, options.epochs, deadline)
+    recipe = MIXED if options.mixed else RECIPE
+    bench = Bench(model.eval(), task, device, precision, options.epochs, deadline, recipe)
     if options.beside is not None:
         bench.beside = TRAINED[BESIDE].network().eval()
         load_weights(bench.beside, read_weights(options.beside), BESIDE)
@@ -250,6 +273,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("OUT", "runs")) / "resnet56")
     parser.add_argument("--weights", type=Path, help="safetensors of the original, in place of the zoo's")
+    parser.add_argument("--mixed", action="store_true", help="heal with cut and mixed images")
     parser.add_argument("--beside", type=Path, help=f"weights of {BESIDE}, which then teaches too")
     parser.add_argument("--architecture", default="resnet56", help="of --weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -290,6 +314,8 @@ def main() -> None:
                 "job": name,
                 "seed": seed,
                 "epochs": bench.epochs,
+                "mixed": bench.recipe is MIXED,
+                "training_images": len(bench.data["train"]),
                 "teachers": ["original"] if bench.beside is None else ["original", BESIDE],
                 "seconds": took[name],
                 "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",

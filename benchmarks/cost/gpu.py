@@ -63,6 +63,8 @@ def step_collect(options: argparse.Namespace) -> None:
     gc.freeze()  # every measurement collects garbage before it begins; these networks are none
     for number in range(PASSES):
         one_pass(raw["networks"], ready, backwards=bool(number % 2))
+        written(path, raw, begun)
+    gc.unfreeze()
     for name, times in raw["networks"].items():
         print(name, {batch: [round(one, 3) for one in all_passes] for batch, all_passes in times.items()})
     ready.clear()

@@ -13,11 +13,10 @@ from benchmarks.cost.raw import calibrated_from, read_raw
 from benchmarks.cost.summaries import COLUMNS, summaries, table_row
 
 from tenfold.cost import Device, Profile, profile
-from tenfold.cost.prediction_check import Check, checked
+from tenfold.cost.prediction_check import checked
 from tenfold.files import write_json
 
 FOLDER = Path(__file__).parent
-STEADY = 1.2  # times, that the slower of two passes may take
 
 
 def step_report(work: Path) -> None:
@@ -31,9 +30,9 @@ def step_report(work: Path) -> None:
             checked(name, _counted(name, batch), batch, twice(times[str(batch)]), device)
             for name, times in raw["networks"].items()
         ]
-        steady = [check for check in checks if is_steady(check)]
-        found = {f"{title}, steady": result for title, result in summaries(steady).items() if title != "rows"}
-        batches[f"batch {batch}"] = found = {**found, **summaries(checks)}
+        batches[f"batch {batch}"] = found = summaries(checks)
+        for row in found["rows"]:
+            row["passes_ms"] = raw["networks"][row["network"]][str(batch)]
         rows += [table_row(f"batch {batch}, {title}", found[title]) for title in found if title != "rows"]
     card = raw["card"].split()[1].lower()  # "NVIDIA H200", "NVIDIA H100 80GB HBM3"
     print_table(f"{raw['card']}, fp16: networks that calibration never saw", COLUMNS, rows)
@@ -48,11 +47,6 @@ def step_report(work: Path) -> None:
 def twice(passes: Sequence[float]) -> tuple[float, float]:
     """Two figures for a network, each the least of every other pass: what disturbs a processor only adds to a time."""
     return min(passes[::2]), min(passes[1::2])
-
-
-def is_steady(check: Check) -> bool:
-    """Whether the two figures agree; where they do not, the processor that launches was disturbed in one of them."""
-    return max(check.measured_ms, check.again_ms) <= STEADY * min(check.measured_ms, check.again_ms)
 
 
 def _counted(name: str, batch: int) -> Profile:

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
+from itertools import chain, repeat
 
 import pytest
-import torch
 from torch import nn
 
-from tenfold.cost import Device, calibration_networks, observing, profile
+from tenfold.cost import Device, calibration_networks, observing
 from tenfold.cost.calibration_networks import Sample
 
-QUICK_S, DISTURBED_S = 0.002, 0.02
 
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "expected"),
+    [
+        ("cuda", 2.0, 1.0, 1.0),  # it was disturbed the first time
+        ("cuda", 1.0, 2.0, 1.0),  # and here the second
+        ("cpu", 2.0, 1.0, 2.0),  # what runs where it is launched is timed once
+    ],
+)
+def test_a_gpus_networks_are_timed_again_and_the_shorter_time_counts(
+    kind, first, second, expected, monkeypatch
+):
+    timed, now = [], [0.0]
+    one, other = nn.Linear(4, 4).eval(), nn.Linear(4, 4).eval()
 
-@pytest.mark.parametrize("kind", ["cuda", "cpu"])
-def test_a_gpus_networks_are_timed_again_and_the_shorter_time_counts(kind, monkeypatch):
     def drawn(seed, batches, work):
-        layers = nn.Sequential(nn.Linear(4, 4)).eval()
-        yield from (Sample("chain", layers, (1, 4)), Sample("network", layers, (1, 4), True))
-        while True:
-            yield Sample("chain", layers, (1, 4))
+        yield from (Sample("network", one, (1, 4), True), Sample("network", other, (1, 4), True))
+        yield from repeat(Sample("chain", nn.Linear(4, 4).eval(), (1, 4)))
 
-    made = []
-
-    def prepare(module, inputs):
-        made.append(module)  # the processor is disturbed until a third sample is there
-        return lambda: time.sleep(DISTURBED_S if len(made) < 3 else QUICK_S)
+    def time_of(call):
+        again = call in timed
+        timed.append(call)
+        now[0] += 0.1
+        return (second if again else first, 0.01)
 
     monkeypatch.setattr(calibration_networks, "samples", drawn)
-    monkeypatch.setattr(observing, "heartbeat", lambda device: lambda: 1.0)
-    profile(nn.Linear(4, 4), torch.empty(1, 4))  # the first count imports what it needs
-    begun = time.monotonic()
+    monkeypatch.setattr(observing, "heartbeat", lambda device: chain(repeat(1.0)).__next__)
+    monkeypatch.setattr(observing, "_timed", time_of)
+    monkeypatch.setattr(observing, "AGAIN_BYTES", 4 * (16 + 4 + 4) + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     found, _ = observing.observe(
-        Device(kind, "torch"), prepare, begun, begun + 3.0, 0, lambda share, text: None
+        Device(kind, "torch"), lambda module, x: object(), 0.0, 5.0, 0, lambda *_: None
     )
-    first, network = islice(found, 2)
-    assert first.seconds >= DISTURBED_S
-    assert network.network
-    assert (network.seconds < DISTURBED_S) == (kind == "cuda")
-    assert torch.tensor([one.spread for one in found]).isfinite().all()
+    assert [one.seconds for one in found[:2]] == [expected, expected]
+    assert all(one.seconds == first for one in found[2:])
+    monkeypatch.setattr(observing, "AGAIN_BYTES", 1)  # what is too large to be kept is timed once
+    timed.clear()
+    now[0] = 0.0
+    found, _ = observing.observe(
+        Device(kind, "torch"), lambda module, x: object(), 0.0, 5.0, 0, lambda *_: None
+    )
+    assert found[0].seconds == first

@@ -24,7 +24,8 @@ Prepare = Callable[[nn.Module, Tensor], "Callable[[], Any]"]
 
 CALLS_S = 0.06  # spent on timing one sample
 MIN_CALLS, MAX_CALLS = 3, 40
-AGAIN_SHARE = 0.1  # of the time, for timing a GPU's networks again
+# Of the time, for timing a GPU's networks again; and the memory that each of them may hold until then.
+AGAIN_SHARE, AGAIN_BYTES = 0.1, 1 << 26
 DISTURBED = 1.25  # times the usual heartbeat: the sample is timed again
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = {"cpu": (1, 1, 8, 4, 2), "cuda": (1, 8, 32, 256, 256)}
@@ -91,7 +92,7 @@ def observe(
     """Time samples until the deadline, with a heartbeat before and after each.
 
     What launches a GPU's kernels is often disturbed for seconds, which no heartbeat before a sample tells: networks
-    are timed once more, much later, and the shorter time counts.
+    are timed once more, much later, and the shorter time counts. Large ones, which wait for the GPU, are not kept.
     """
     beat = heartbeat(device)
     beats = [beat() for _ in range(20)][5:]
@@ -118,7 +119,7 @@ def observe(
             again = _timed(call)
             timed, repeated = min(timed, again), repeated + 1
         beats.append(after)
-        if sample.network and device.kind == "cuda":
+        if sample.network and device.kind == "cuda" and counted.weight_bytes + inputs.nbytes < AGAIN_BYTES:
             calls[len(found)] = call
         found.append(observed(sample.kind, sample.network, counted, timed, call))
     for number, call in calls.items():
