@@ -27,7 +27,7 @@ from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.training import AdamW
 
-RATE = 0.01  # of Adam, for weights in steps of their grid
+RATE = 0.002  # of Adam, for weights in steps of their grid: at five times that 2 bits lose what rounding had kept
 INSIDE = 0.49  # how far a weight may begin from its code
 AWARE = "aware"  # what a layer's module is called below while it is trained
 
