@@ -1,0 +1,209 @@
+"""`shrink` with everything beside every technique alone, in the same time: does its frontier dominate them all?
+
+    TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.frontier resnet56 [--seconds 300]
+    TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.frontier efficientnet_lite0
+
+Each technique gets as many seconds as the run of `shrink`, and heals for what is left of them where it heals. All
+artefacts are scored on the test images through ONNX Runtime and timed in one interleaved run. A technique is dominated
+where a point of the frontier is smaller or faster, and neither larger, slower nor worse: by the 95% intervals of the
+paired ratio of latencies and of the paired difference of scores. Writes `frontier_NETWORK.json`;
+what was made is kept in the folder, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.common import int8_note, print_table, write_result
+from benchmarks.compress.techniques import kept
+from torch import Tensor
+
+import tenfold
+from tenfold.compress import Run, Technique, load_network
+from tenfold.compress.distill import Distill
+from tenfold.compress.factorize import Factorize
+from tenfold.compress.factorize import Share as Part
+from tenfold.compress.prune import Prune, Scope
+from tenfold.compress.quantize import Quantize, QuantizeWeights
+from tenfold.compress.shorten import Shorten
+from tenfold.cost import measure, paired_difference_interval, ratio
+from tenfold.data import Splits, Task, task_from
+from tenfold.data.cifar10 import cifar10
+from tenfold.deploy import OnnxRunner, deploy_onnx
+from tenfold.errors import TenfoldError
+
+HERE = Path(__file__).resolve().parent
+TRAINING = 2_000
+AT_LEAST_S = 5.0  # of healing, however long the technique took
+ORIGINAL = "original"
+
+# A technique, and whether it is healed afterwards.
+SINGLE: dict[str, tuple[Technique, bool]] = {
+    "INT8, static": (Quantize(), False),
+    "4-bit weights, groups of 32, GPTQ": (QuantizeWeights(4), False),
+    "half of the MACs pruned, healed": (Prune(target_macs=0.5, scope=Scope.GLOBAL), True),
+    "a third of the MACs kept, healed": (Prune(target_macs=1 / 3, scope=Scope.GLOBAL), True),
+    "half of the weights factorised away, healed": (Factorize(Part(0.5)), True),
+    "two thirds of each stack, healed": (Shorten(2 / 3), True),
+}
+
+
+def resnet56() -> Task:
+    """2,000 of CIFAR-10's training images, since a processor has minutes; 2,000 others validate, 8,000 are the test."""
+    model, base = load_network("zoo:resnet56_cifar10")
+    splits = cifar10(whole=True)
+    return task_from(model, replace(splits, train=splits.train.take(TRAINING)), base=base)
+
+
+def efficientnet_lite0() -> Task:
+    """100 photos to calibrate and heal with, 150 to search by, 250 to test on."""
+    from benchmarks.efficientnet_lite0.factory import data
+
+    model, base = load_network("zoo:efficientnet_lite0")
+    return task_from(model, Splits(**data()), base=base)
+
+
+NETWORKS: dict[str, Callable[[], Task]] = {"resnet56": resnet56, "efficientnet_lite0": efficientnet_lite0}
+
+
+def everything(task: Task, seconds: float, folder: Path, share: float) -> dict[str, Any]:
+    """Run `shrink`; the points of its frontier and their files."""
+    size = share * sum(4 * p.numel() for p in task.model.parameters()) / 1e6
+    budget = tenfold.Budget(size_mb=size, max_drop=0.02)
+    frontier = tenfold.shrink(task, budget, out=folder, time_limit=seconds)
+    points = json.loads((folder / "frontier.json").read_text())["points"]
+    files = {
+        point["label"]: str(folder / point["artifact"] / "model.onnx")
+        for point in points
+        if point["artifact"]
+    }
+    return {"files": {k: v for k, v in files.items() if Path(v).exists()}, "notes": frontier.sections["notes"]}  # fmt: skip
+
+
+def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: Path) -> dict[str, Any]:
+    """One technique within the time; where its file is, or why there is none."""
+    began = time.monotonic()
+    run = Run(teacher=task.model)
+    try:
+        model = technique.apply(task.model, task, run).model
+        left = max(AT_LEAST_S, seconds - (time.monotonic() - began))
+        if heals:
+            model = Distill(seconds=left).apply(model, task, run).model
+        deploy_onnx(model, task.example(2), path)
+    except TenfoldError as error:
+        return {"refused": str(error)}
+    return {"file": str(path)}
+
+
+def name_of(title: str) -> str:
+    """A name for files."""
+    return "".join(c if c.isalnum() else "-" for c in title)
+
+
+def right_answers(file: str, task: Task) -> Tensor:
+    """(N,) whether each test image is told right."""
+    runner = OnnxRunner(Path(file))
+    return torch.cat([runner(x).argmax(1) == y for _, x, y in task.test.batches(50)])
+
+
+def scored(file: str, task: Task) -> dict[str, Any]:
+    right = right_answers(file, task)
+    return {"bytes": Path(file).stat().st_size, "score": float(right.double().mean()), "right": right.int().tolist()}  # fmt: skip
+
+
+def compared(name: str, seconds: float, folder: Path, share: float, timing: float) -> dict[str, Any]:
+    """All artefacts, and which of the techniques the frontier dominates."""
+    task = NETWORKS[name]()
+    if not (folder / f"{ORIGINAL}.onnx").exists():
+        deploy_onnx(task.model, task.example(2), folder / f"{ORIGINAL}.onnx")
+    whole = kept(folder / "everything.json", lambda: everything(task, seconds, folder / "run", share))
+    print(f"shrink: {len(whole['files'])} points in {whole['seconds']:.0f} s", flush=True)
+    files, refused = {ORIGINAL: str(folder / f"{ORIGINAL}.onnx")}, {}
+    took = {"shrink": whole["seconds"]}
+    for number, (title, (technique, heals)) in enumerate(SINGLE.items()):
+        found = kept(
+            folder / f"alone-{number}.json",
+            partial(alone, technique, heals, task, seconds, folder / f"alone-{number}.onnx"),
+        )
+        took[title] = found["seconds"]
+        if "file" in found:
+            files[title] = found["file"]
+        else:
+            refused[title] = found["refused"]
+        print(f"{title}: {found.get('refused', 'made')} in {found['seconds']:.0f} s", flush=True)
+    points = {f"shrink: {label}": file for label, file in whole["files"].items() if label != "PyTorch, eager"}
+    every = {**files, **points}
+    figures = {
+        title: kept(folder / f"scored-{name_of(title)}.json", partial(scored, file, task))
+        for title, file in every.items()
+    }
+    image = task.example(1)
+    timings = measure(
+        {t: partial(OnnxRunner(Path(file)), image) for t, file in every.items()}, seconds=timing, min_runs=20
+    )
+    right_of = {t: torch.tensor(one.pop("right"), dtype=torch.bool).numpy() for t, one in figures.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for title, one in figures.items():
+        rows[title] = {
+            **{key: one[key] for key in ("bytes", "score")},
+            "drop": paired_difference_interval(right_of[ORIGINAL], right_of[title]).to_json(),
+            "median_ms": timings[title].median_ms,
+            "times_faster": ratio(timings[ORIGINAL], timings[title]).to_json(),
+            "times_smaller": rows[ORIGINAL]["bytes"] / one["bytes"] if rows else 1.0,
+        }
+
+    def dominates(one: str, other: str) -> bool:
+        slower = ratio(timings[one], timings[other])
+        worse = paired_difference_interval(right_of[other], right_of[one])
+        smaller = rows[one]["bytes"] < rows[other]["bytes"]
+        better = smaller or slower.high < 1
+        return bool(
+            better and rows[one]["bytes"] <= rows[other]["bytes"] and slower.low <= 1 and worse.low <= 0
+        )
+
+    for title in SINGLE:
+        if title in rows:
+            rows[title]["dominated_by"] = [point for point in points if dominates(point, title)]
+    return {
+        "network": f"zoo:{name}", "test_images": len(right_of[ORIGINAL]), "seconds_each": seconds, "took": took, "rows": rows,
+        "refused": refused, "shrink_notes": whole["notes"], "cpu": int8_note(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def show(figures: dict[str, Any]) -> None:
+    table = [
+        [title, f"{row['times_smaller']:.2f}×", f"{row['times_faster']['value']:.2f}×", f"{100 * row['drop']['value']:.2f}",
+         {None: "", True: "yes", False: "NO"}[bool(row["dominated_by"]) if "dominated_by" in row else None]]
+        for title, row in figures["rows"].items()
+    ]  # fmt: skip
+    title = f"{figures['network']}, {figures['seconds_each']:.0f} s each"
+    print_table(title, ["artefact", "smaller", "faster", "points lost", "dominated"], table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("network", choices=list(NETWORKS))
+    parser.add_argument("--seconds", type=float, default=300.0, help="for shrink, and for each technique")
+    parser.add_argument("--share", type=float, default=0.2, help="of the bytes in fp32: the budget of shrink")
+    parser.add_argument("--timing", type=float, default=40.0, help="seconds for the timings")
+    parser.add_argument("--folder", type=Path, default=Path("runs/frontier"), help="for what is made")
+    options = parser.parse_args()
+    folder = (options.folder / f"{options.network}-{options.seconds:g}-{options.share:g}").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = compared(options.network, options.seconds, folder, options.share, options.timing)
+    show(figures)
+    write_result(HERE / f"frontier_{options.network}.json", figures)
+
+
+if __name__ == "__main__":
+    main()
