@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from benchmarks.common import int8_note, print_table, write_result
-from benchmarks.compress.techniques import kept
-from torch import Tensor
+from benchmarks.compress.resnet56 import right_answers
+from benchmarks.compress.techniques import kept, name_of
 
 import tenfold
 from tenfold.compress import Run, Technique, load_network
@@ -41,7 +41,7 @@ from tenfold.deploy import OnnxRunner, deploy_onnx
 from tenfold.errors import TenfoldError
 
 HERE = Path(__file__).resolve().parent
-TRAINING = 2_000
+TRAINING = 2_000  # images of CIFAR-10 to learn from
 AT_LEAST_S = 5.0  # of healing, however long the technique took
 ORIGINAL = "original"
 
@@ -103,19 +103,8 @@ def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: P
     return {"file": str(path)}
 
 
-def name_of(title: str) -> str:
-    """A name for files."""
-    return "".join(c if c.isalnum() else "-" for c in title)
-
-
-def right_answers(file: str, task: Task) -> Tensor:
-    """(N,) whether each test image is told right."""
-    runner = OnnxRunner(Path(file))
-    return torch.cat([runner(x).argmax(1) == y for _, x, y in task.test.batches(50)])
-
-
 def scored(file: str, task: Task) -> dict[str, Any]:
-    right = right_answers(file, task)
+    right = right_answers(OnnxRunner(Path(file)), task)
     return {"bytes": Path(file).stat().st_size, "score": float(right.double().mean()), "right": right.int().tolist()}  # fmt: skip
 
 
@@ -139,7 +128,7 @@ def compared(name: str, seconds: float, folder: Path, share: float, timing: floa
         else:
             refused[title] = found["refused"]
         print(f"{title}: {found.get('refused', 'made')} in {found['seconds']:.0f} s", flush=True)
-    points = {f"shrink: {label}": file for label, file in whole["files"].items() if label != "PyTorch, eager"}
+    points = {f"shrink: {label}": file for label, file in whole["files"].items()}
     every = {**files, **points}
     figures = {
         title: kept(folder / f"scored-{name_of(title)}.json", partial(scored, file, task))

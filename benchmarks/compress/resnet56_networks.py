@@ -69,8 +69,8 @@ RECIPE = TrainingRecipe(
 MIXED = replace(
     RECIPE, optimizer=Sgd(0.1, 0.9, 3e-4), teaching=0.95, temperature=2.0, augmentation=MIX, clip=5.0
 )
-FINE_TUNED = 12 / 100  # of the passes fine-tune shared values
-FINE_TUNED_MIXED = 4 / 100  # which are many more
+FINE_TUNED = 0.12  # of the passes fine-tune shared values
+FINE_TUNED_MIXED = 0.04  # which are many more
 BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
 
 

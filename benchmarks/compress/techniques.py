@@ -178,6 +178,11 @@ def right_answers(runner: Callable[[Tensor], Tensor], task: Task) -> Tensor:
     return torch.cat([runner(inputs).argmax(1) == targets for _, inputs, targets in split.batches(100)])
 
 
+def name_of(title: str) -> str:
+    """A title as the name of a file."""
+    return "".join(c if c.isalnum() else "-" for c in title)
+
+
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What was found before an interruption, or what `make` finds now."""
     if path.exists():
@@ -198,7 +203,7 @@ def compared(folder: Path, seconds: float, lock: Path | None, number_of_rows: in
     rows: list[dict[str, Any]] = []
     for row in ROWS[:number_of_rows]:
         print(f"{row.technique}: {row.variant}", flush=True)
-        name = "".join(c if c.isalnum() else "-" for c in f"{row.technique} {row.variant}")
+        name = name_of(f"{row.technique} {row.variant}")
         own = kept(
             folder / f"{name}.json",
             lambda row=row, name=name: written(name, applied(row.steps, task), task, folder),

@@ -73,27 +73,29 @@ def patient(architecture: str, options: dict[str, Any], epochs: float, load: flo
     return Job(architecture, options, recipe, load, whole=True)
 
 
+def continued(architecture: str, options: dict[str, Any], start: str, load: float, **changes: Any) -> Job:
+    """Trained on from the weights of another job."""
+    return Job(architecture, options, replace(PATIENT, clip=5.0, **changes), load, whole=True, start=start)
+
+
 def tuned(architecture: str, options: dict[str, Any], start: str, load: float, decay: float) -> Job:
     """Trained on with images that are mixed, and neither turned nor recoloured."""
-    recipe = replace(PATIENT, epochs=60, optimizer=Sgd(0.1, 0.9, decay), augmentation=MIX, clip=5.0)
-    return Job(architecture, options, recipe, load, whole=True, start=start)
+    optimizer = Sgd(0.1, 0.9, decay)
+    return continued(architecture, options, start, load, epochs=60, optimizer=optimizer, augmentation=MIX)
 
 
 def long(
     architecture: str,
     options: dict[str, Any],
     start: str,
-    epochs: float,
     load: float,
     decay: float,
+    epochs: float,
     augmentation: Augmentation,
 ) -> Job:
     """Trained on for long, at a high rate again and in smaller batches."""
-    optimizer = Sgd(0.2, 0.9, decay)
-    recipe = replace(
-        PATIENT, epochs=epochs, batch_size=256, optimizer=optimizer, augmentation=augmentation, clip=5.0
-    )
-    return Job(architecture, options, recipe, load, whole=True, start=start)
+    changes = {"epochs": epochs, "batch_size": 256, "augmentation": augmentation}
+    return continued(architecture, options, start, load, optimizer=Sgd(0.2, 0.9, decay), **changes)
 
 
 def strong_teacher(seed: int, augmentation: Augmentation) -> Job:
@@ -141,8 +143,8 @@ JOBS: dict[str, Job] = {
     "resnet20-tuned": tuned("resnet20", {}, "resnet20-taught", 1.5, 2e-4),
     "resnet56-tuned": tuned("resnet56", {}, "resnet56-patient", 2.3, 3e-4),
     "mobilenet_v2-tuned": tuned("mobilenet_v2", SMALL, "mobilenet_v2-patient", 2.5, 4e-4),
-    "resnet20-long": long("resnet20", {}, "resnet20-tuned", 400, 1.5, 1e-4, MILD_MIX),
-    "mobilenet_v2-long": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 200, 2.5, 3e-4, MIX),
+    "resnet20-long": long("resnet20", {}, "resnet20-tuned", 1.5, 1e-4, 400, MILD_MIX),
+    "mobilenet_v2-long": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 2.5, 3e-4, 200, MIX),
     "vit_ti": Job(
         "vit_ti_16",
         {"resolution": SIDE, "patch_size": 4},
