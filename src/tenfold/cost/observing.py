@@ -24,8 +24,8 @@ Prepare = Callable[[nn.Module, Tensor], "Callable[[], Any]"]
 
 CALLS_S = 0.06  # spent on timing one sample
 MIN_CALLS, MAX_CALLS = 3, 40
-# Of the time, for timing a GPU's networks again; and the memory that each of them may hold until then.
-AGAIN_SHARE, AGAIN_BYTES = 0.1, 1 << 26
+AGAIN_SHARE = 0.1  # of the time, for timing a GPU's networks again
+KEPT_SHARE = 0.25  # of the GPU's free memory, that these networks may hold until then
 DISTURBED = 1.25  # times the usual heartbeat: the sample is timed again
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = {"cpu": (1, 1, 8, 4, 2), "cuda": (1, 8, 32, 256, 256)}
@@ -92,14 +92,14 @@ def observe(
     """Time samples until the deadline, with a heartbeat before and after each.
 
     What launches a GPU's kernels is often disturbed for seconds, which no heartbeat before a sample tells: networks
-    are timed once more, much later, and the shorter time counts. Large ones, which wait for the GPU, are not kept.
+    are timed once more, much later, and the shorter time counts; as many as `KEPT_SHARE` of its memory holds.
     """
     beat = heartbeat(device)
     beats = [beat() for _ in range(20)][5:]
     found: list[Observation] = []
     calls: dict[int, Callable[[], Any]] = {}  # of the networks that are timed again
     ends = deadline - AGAIN_SHARE * (deadline - started) if device.kind == "cuda" else deadline
-    repeated = 0
+    repeated, room = 0, _room(device)
     drawn = calibration_networks.samples(seed, BATCHES[device.kind], CHAIN_WORK[device.kind])
     gc.collect()
     while not found or time.monotonic() < ends:
@@ -119,8 +119,10 @@ def observe(
             again = _timed(call)
             timed, repeated = min(timed, again), repeated + 1
         beats.append(after)
-        if sample.network and device.kind == "cuda" and counted.weight_bytes + inputs.nbytes < AGAIN_BYTES:
+        held = counted.weight_bytes + inputs.nbytes
+        if sample.network and held <= room:
             calls[len(found)] = call
+            room -= held
         found.append(observed(sample.kind, sample.network, counted, timed, call))
     for number, call in calls.items():
         if time.monotonic() > deadline:
@@ -139,6 +141,11 @@ def observed(
     if not isinstance(call, Prepared) or call.times is None:
         return whole
     return replace(whole, times=call.times(counted.operators))
+
+
+def _room(device: Device) -> int:
+    """The bytes that samples may hold until they are timed again: none where the processor itself is timed."""
+    return int(KEPT_SHARE * torch.cuda.mem_get_info()[0]) if device.kind == "cuda" else 0
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, float]:
