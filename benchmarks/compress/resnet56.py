@@ -44,7 +44,7 @@ def network(
     steps: list[Step] = []
     model = original
     if "resolved" in figures:
-        steps = [Step(designs()[figures["design"]], figures["resolved"])]
+        steps = [Step(designs(few=False)[figures["design"]], figures["resolved"])]
         model = steps[0].technique.rebuild(original, figures["resolved"], task.zeros(2))
     else:
         model = fitted(original, state)

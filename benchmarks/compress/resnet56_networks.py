@@ -7,6 +7,7 @@ Every network is healed alike: by the original's answers to the images as they a
 recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
 validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
 it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
+With `--each` the time bounds the passes of a network instead, and `--compile` has it and its teachers compiled.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -49,12 +51,13 @@ from tenfold.training import (
     fastest_precision,
 )
 from tenfold.training.checkpoint import load_weights, read_weights
+from tenfold.training.recipes import Compiling
 from tenfold.training.resident import ResidentImages
 from tenfold.training.scoring import right_answers
 
 NETWORK = "zoo:resnet56_cifar10"
 FEWER_MACS = 3.05  # a little more than the three times asked for
-SPARSITY, BITS, STAGES = 0.9, 5, 4
+SPARSITY, BITS, STAGES = 0.86, 4, 4
 CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
 TRIED = 0.08  # of the passes go into each design that is tried
 RECIPE = TrainingRecipe(
@@ -69,6 +72,7 @@ RECIPE = TrainingRecipe(
 MIXED = replace(
     RECIPE, optimizer=Sgd(0.1, 0.9, 3e-4), teaching=0.95, temperature=2.0, augmentation=MIX, clip=5.0
 )
+KNOWN_BY = 400  # steps: by then everything is compiled and captured
 FINE_TUNED = 0.12  # of the passes fine-tune shared values
 FINE_TUNED_MIXED = 0.04  # which are many more
 BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
@@ -86,10 +90,22 @@ class Bench:
     deadline: float
     recipe: TrainingRecipe = RECIPE
     beside: nn.Module | None = None
+    each: float | None = None
+    design: str | None = None
     data: dict[str, ResidentImages] = field(default_factory=dict)
 
-    def course(self, epochs: float, seed: int, *, graph: bool = True, rate: float | None = None) -> Course:
+    def course(
+        self,
+        epochs: float,
+        seed: int,
+        *,
+        graph: bool = True,
+        compiled: bool = False,
+        rate: float | None = None,
+    ) -> Course:
         recipe = replace(self.recipe, epochs=epochs)
+        if not compiled:
+            recipe = replace(recipe, compile=Compiling.OFF)
         if rate is not None:
             recipe = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=rate))
         teachers = [self.original] if self.beside is None else [self.original, self.beside]
@@ -98,17 +114,53 @@ class Bench:
                       seed=seed, graph=graph)  # fmt: skip
 
     @property
+    def mixed(self) -> bool:
+        """Whether images are cut and mixed."""
+        return self.recipe.augmentation == MIX
+
+    @property
     def fine_tuned(self) -> float:
         """The share of the passes that fine-tunes shared values."""
-        return FINE_TUNED_MIXED if self.recipe is MIXED else FINE_TUNED
+        return FINE_TUNED_MIXED if self.mixed else FINE_TUNED
 
-    def healed(self, model: nn.Module, epochs: float, seed: int) -> nn.Module:
-        """A copy of `model` after so many passes; single weights that are zero stay zero."""
+    def taught(
+        self,
+        course: Course,
+        model: nn.Module,
+        seconds: float = math.inf,
+        when: Callable[[float], None] = lambda share: None,
+    ) -> float:
+        """Train by the whole course, or by one as long as `seconds` are worth once its speed is known; the passes.
+
+        `when` hears every few steps how much of it is done.
+        """
+        deadline, marks = time.monotonic() + seconds, list[tuple[int, float]]()
+
+        def progress(share: float, text: str) -> None:
+            step, now = round(share * course.steps), time.monotonic()
+            if step >= KNOWN_BY and len(marks) < 2:
+                marks.append((step, now))
+                if len(marks) == 2 and math.isfinite(seconds):
+                    (first, begun), (last, ended) = marks
+                    left = (deadline - now) * (last - first) / (ended - begun)
+                    course.steps = min(course.steps, last + int(left))
+            when(step / course.steps)
+
+        return course(model, until=deadline, progress=progress) / course.per_epoch
+
+    def healed(self, model: nn.Module, epochs: float, seed: int, *, last: bool = False) -> nn.Module:
+        """A copy of `model` after so many passes; single weights that are zero stay zero.
+
+        The `last` healing of a network is bounded by its time, where that is given.
+        """
         model = copy.deepcopy(model).to(self.device)
         zeros = {n: layer.weight.detach() != 0 for n, layer in weighted_layers(model).items()}
         zeros = {name: mask for name, mask in zeros.items() if not bool(mask.all())}
+        course = self.course(epochs, seed, compiled=last)
         with masked(model, zeros) if zeros else nullcontext():
-            self.course(epochs, seed)(model)
+            passes = self.taught(course, model, self.each if last and self.each else math.inf)
+        if last:
+            self.epochs = passes
         return model
 
     def right(self, model: nn.Module, split: str) -> int:
@@ -137,7 +189,7 @@ Candidate = tuple[str, nn.Module, dict[str, Any]]  # a name, the network, and wh
 
 def ours(bench: Bench, seed: int) -> Iterator[Candidate]:
     run = Run(seed=seed, teacher=bench.original)
-    for name, technique in designs(few=bench.recipe is MIXED).items():
+    for name, technique in designs(few=bench.mixed).items():
         made = technique.apply(bench.original, bench.task, run)
         yield name, made.model, {"resolved": made.resolved}
 
@@ -175,32 +227,53 @@ def structured(bench: Bench, seed: int, candidates: Callable[..., Any]) -> tuple
     """The best candidate by validation after a short healing, healed from its start."""
     tried: dict[str, tuple[int, nn.Module, dict[str, Any]]] = {}
     for name, model, how in candidates(bench, seed):
+        if bench.design is not None:
+            if name == bench.design:
+                healed = bench.healed(model, bench.epochs, seed, last=True)
+                return healed, {"design": name, "design_was_given": True, **how}
+            continue
         short = bench.healed(model, max(TRIED * bench.epochs, 0.2), seed)
         tried[name] = bench.right(short, "validation"), model, how
+    if not tried:
+        raise SystemExit(f"there is no design {bench.design!r}")
     best = max(tried, key=lambda name: tried[name][0])
-    model = bench.healed(tried[best][1], bench.epochs, seed)
+    model = bench.healed(tried[best][1], bench.epochs, seed, last=True)
     rights = {name: right for name, (right, _, _) in tried.items()}
     return model, {"design": best, "validation_right_after_short": rights, **tried[best][2]}
 
 
 def two_of_four(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     cut = Sparsify(TwoOfFour()).apply(bench.original, bench.task, Run(seed=seed, teacher=bench.original))
-    return bench.healed(cut.model, bench.epochs, seed), {"sparsity": cut.resolved["sparsity"]}
+    return bench.healed(cut.model, bench.epochs, seed, last=True), {"sparsity": cut.resolved["sparsity"]}
 
 
 def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Han, Mao and Dally (2016): cut in stages, share values, fine-tune them; norms in half precision."""
     model = copy.deepcopy(bench.original).to(bench.device)
-    course = bench.course((1 - bench.fine_tuned) * bench.epochs, seed)
+    course = bench.course((1 - bench.fine_tuned) * bench.epochs, seed, compiled=True)
     layers = weighted_layers(model)
     masks = {n: torch.ones_like(layer.weight, dtype=torch.bool) for n, layer in layers.items()}
-    edges = [round(CUTTING * course.steps * stage / STAGES) for stage in range(STAGES)] + [course.steps]
-    for stage in range(STAGES):
-        masks = smaller(model, masks, cubic(SPARSITY, (stage + 1) / STAGES))
-        with masked(model, masks):
-            course(model, edges[stage], edges[stage + 1])
+    stage = 0
+
+    @torch.no_grad()
+    def cut(share: float) -> None:
+        """The next stage where its time has come; what is cut stays so, whatever momentum it had."""
+        nonlocal stage
+        while stage < STAGES and share >= CUTTING * stage / STAGES:
+            stage += 1
+            for name, mask in smaller(model, masks, cubic(SPARSITY, stage / STAGES)).items():
+                masks[name].copy_(mask)
+        for name, mask in masks.items():
+            layers[name].weight.masked_fill_(~mask, 0.0)
+
+    cut(0.0)
+    with masked(model, masks):
+        bench.epochs = bench.taught(course, model, bench.each or math.inf, cut)
+        cut(1.0)
+    layers = weighted_layers(model)
     sparse_right = bench.right(model, "validation")
     tables, layers = {}, {}
+    fine_tuned = bench.epochs * bench.fine_tuned / (1 - bench.fine_tuned)
     model.cpu()
     for name, layer in weighted_layers(model).items():
         if int((layer.weight != 0).sum()) > 2 * 2**BITS:
@@ -211,14 +284,27 @@ def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]
         left = {n: masks[n] for n in masks if n not in layers}
         with ExitStack() as stack:
             stack.enter_context(masked_plain(model, left))
-            bench.course(bench.fine_tuned * bench.epochs, seed, graph=False, rate=0.01)(model)
+            bench.course(fine_tuned, seed, graph=False, rate=0.01)(model)
         model.cpu()
+    merge_statistics(model)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point() and tensor.dim() < 2:
                 tensor.copy_(tensor.half().float())
     notes = {"sparsity": SPARSITY, "bits": BITS, "validation_right_sparse": sparse_right}
     return model, notes
+
+
+@torch.no_grad()
+def merge_statistics(model: nn.Module) -> None:
+    """Move what batch norms have counted into their scale and shift: of four numbers a channel two say something."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            norm.bias -= norm.running_mean * scale
+            norm.weight.copy_(scale * math.sqrt(1 + norm.eps))
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1.0)
 
 
 @contextmanager
@@ -254,8 +340,20 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
         precision = Precision(channels_last=True, bf16=True)
     else:
         precision = fastest_precision(model, task.train.select(range(64))[0])
-    recipe = MIXED if options.mixed else RECIPE
-    bench = Bench(model.eval(), task, device, precision, options.epochs, deadline, recipe)
+    recipe = replace(
+        MIXED if options.mixed else RECIPE, compile=Compiling.ON if options.compile else Compiling.OFF
+    )
+    bench = Bench(
+        model.eval(),
+        task,
+        device,
+        precision,
+        options.epochs,
+        deadline,
+        recipe,
+        each=options.each,
+        design=options.design,
+    )
     if options.beside is not None:
         bench.beside = TRAINED[BESIDE].network().eval()
         load_weights(bench.beside, read_weights(options.beside), BESIDE)
@@ -279,6 +377,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun")
     parser.add_argument("--epochs", type=float, default=25.0, help="of healing")
+    parser.add_argument(
+        "--each", type=float, help="seconds of healing a network, after which it ends earlier"
+    )
+    parser.add_argument("--design", help="of the pruner, in place of the one that validation chooses")
+    parser.add_argument("--compile", action="store_true", help="where a network heals for long")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS))
     parser.add_argument(
@@ -307,14 +410,14 @@ def main() -> None:
             if time.monotonic() + took.get(name, 0.0) > bench.deadline:
                 print(f"no time left for {place.name}", flush=True)
                 continue
-            start = time.monotonic()
+            start, bench.epochs = time.monotonic(), options.epochs
             model, notes = JOBS[name](bench, seed)
             took[name] = time.monotonic() - start
             figures = {
                 "job": name,
                 "seed": seed,
                 "epochs": bench.epochs,
-                "mixed": bench.recipe is MIXED,
+                "mixed": bench.mixed,
                 "training_images": len(bench.data["train"]),
                 "teachers": ["original"] if bench.beside is None else ["original", BESIDE],
                 "seconds": took[name],

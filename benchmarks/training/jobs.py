@@ -145,6 +145,7 @@ JOBS: dict[str, Job] = {
     "mobilenet_v2-tuned": tuned("mobilenet_v2", SMALL, "mobilenet_v2-patient", 2.5, 4e-4),
     "resnet20-long": long("resnet20", {}, "resnet20-tuned", 1.5, 1e-4, 400, MILD_MIX),
     "mobilenet_v2-long": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 2.5, 3e-4, 200, MIX),
+    "mobilenet_v2-longer": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 2.5, 4e-4, 300, MIX),
     "vit_ti": Job(
         "vit_ti_16",
         {"resolution": SIDE, "patch_size": 4},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tenfold.errors import NetworkError
 from tenfold.training.loop import Progress
 from tenfold.training.precision import Precision, plain_layout
-from tenfold.training.recipes import TrainingRecipe
+from tenfold.training.recipes import Compiling, TrainingRecipe
 from tenfold.training.resident import ResidentImages
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.stepper import Stepper
@@ -28,7 +28,8 @@ class Course:
     Called with a network on the data's device, the step it stands at and the one to stop before, it trains the network
     in place and leaves it in eval mode. The optimiser begins afresh with every stretch. A recipe that averages
     weights or leaves branches out is refused: both span a whole run. A `teacher` on the same device teaches as the
-    recipe's `teaching` and `temperature` say.
+    recipe's `teaching` and `temperature` say. Only a recipe that asks for it (`compile: on`) has the two compiled, by
+    every stretch anew.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Course:
     def _stepper(self, model: nn.Module) -> Stepper:
         if self.teacher is not None:
             self.precision.model(self.teacher).eval()
-        return Stepper(
+        stepper = Stepper(
             model,
             self.data,
             self.recipe,
@@ -106,6 +107,9 @@ class Course:
             teacher=self.teacher,
             graph=self.graph,
         )
+        if self.recipe.compile is Compiling.ON:
+            stepper.compile()
+        return stepper
 
     def _learning_rate(self, step: int) -> float:
         recipe, done = self.recipe, max(step, 1) / self.steps
