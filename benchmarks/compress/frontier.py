@@ -6,7 +6,8 @@
 Each technique gets as many seconds as the run of `shrink`, and heals for what is left of them where it heals. All
 artefacts are scored on the test images through ONNX Runtime and timed in one interleaved run. A technique is dominated
 where a point of the frontier is smaller or faster, and neither larger, slower nor worse: by the 95% intervals of the
-paired ratio of latencies and of the paired difference of scores. Writes `frontier_NETWORK.json`;
+paired ratio of latencies and of the paired difference of scores. It is matched where the point is neither smaller nor
+faster, as where `shrink` makes the same. Writes `frontier_NETWORK.json`;
 what was made is kept in the folder, so that an interrupted run goes on.
 """
 
@@ -44,6 +45,7 @@ HERE = Path(__file__).resolve().parent
 TRAINING = 2_000  # images of CIFAR-10 to learn from
 AT_LEAST_S = 5.0  # of healing, however long the technique took
 ORIGINAL = "original"
+SAME_SIZE = 0.001  # of the bytes
 
 # A technique, and whether it is healed afterwards.
 SINGLE: dict[str, tuple[Technique, bool]] = {
@@ -149,17 +151,21 @@ def compared(name: str, seconds: float, folder: Path, share: float, timing: floa
             "times_smaller": rows[ORIGINAL]["bytes"] / one["bytes"] if rows else 1.0,
         }
 
-    def dominates(one: str, other: str) -> bool:
+    def matches(one: str, other: str) -> bool:
+        """Neither larger (by more than names in a file are), slower nor worse."""
         slower = ratio(timings[one], timings[other])
         worse = paired_difference_interval(right_of[other], right_of[one])
-        smaller = rows[one]["bytes"] < rows[other]["bytes"]
-        better = smaller or slower.high < 1
-        return bool(
-            better and rows[one]["bytes"] <= rows[other]["bytes"] and slower.low <= 1 and worse.low <= 0
-        )
+        larger = rows[one]["bytes"] > rows[other]["bytes"] * (1 + SAME_SIZE)
+        return bool(not larger and slower.low <= 1 and worse.low <= 0)
+
+    def dominates(one: str, other: str) -> bool:
+        """It matches, and is smaller or faster."""
+        smaller = rows[one]["bytes"] < rows[other]["bytes"] * (1 - SAME_SIZE)
+        return matches(one, other) and bool(smaller or ratio(timings[one], timings[other]).high < 1)
 
     for title in SINGLE:
         if title in rows:
+            rows[title]["matched_by"] = [point for point in points if matches(point, title)]
             rows[title]["dominated_by"] = [point for point in points if dominates(point, title)]
     return {
         "network": f"zoo:{name}", "test_images": len(right_of[ORIGINAL]), "seconds_each": seconds, "took": took, "rows": rows,
@@ -168,11 +174,21 @@ def compared(name: str, seconds: float, folder: Path, share: float, timing: floa
 
 
 def show(figures: dict[str, Any]) -> None:
+    def verdict(row: dict[str, Any]) -> str:
+        if "dominated_by" not in row:
+            return ""
+        return "yes" if row["dominated_by"] else "matched" if row["matched_by"] else "NO"
+
     table = [
-        [title, f"{row['times_smaller']:.2f}×", f"{row['times_faster']['value']:.2f}×", f"{100 * row['drop']['value']:.2f}",
-         {None: "", True: "yes", False: "NO"}[bool(row["dominated_by"]) if "dominated_by" in row else None]]
+        [
+            title,
+            f"{row['times_smaller']:.2f}×",
+            f"{row['times_faster']['value']:.2f}×",
+            f"{100 * row['drop']['value']:.2f}",
+            verdict(row),
+        ]
         for title, row in figures["rows"].items()
-    ]  # fmt: skip
+    ]
     title = f"{figures['network']}, {figures['seconds_each']:.0f} s each"
     print_table(title, ["artefact", "smaller", "faster", "points lost", "dominated"], table)
 

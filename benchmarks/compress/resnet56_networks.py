@@ -4,10 +4,11 @@
 
 Every network is healed alike: by the original's answers to the images as they are shown (crops and mirrors; with
 `--mixed` cut and mixed too, beside the answers of a larger network where `--beside` names its weights), with the same
-recipe and as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
+recipe and for as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
 validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
 it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
-With `--each` the time bounds the passes of a network instead, and `--compile` has it and its teachers compiled.
+`--each` bounds the seconds of every network's long healing, which then has fewer passes (fine-tuning of shared values
+comes on top), and `--compile` compiles the network and its teachers for it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from tenfold.training.scoring import right_answers
 
 NETWORK = "zoo:resnet56_cifar10"
 FEWER_MACS = 3.05  # a little more than the three times asked for
-SPARSITY, BITS, STAGES = 0.86, 4, 4
+SPARSITY, BITS, STAGES = 0.86, 4, 4  # of Deep Compression, unless others are given
 CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
 TRIED = 0.08  # of the passes go into each design that is tried
 RECIPE = TrainingRecipe(
@@ -73,8 +74,9 @@ MIXED = replace(
     RECIPE, optimizer=Sgd(0.1, 0.9, 3e-4), teaching=0.95, temperature=2.0, augmentation=MIX, clip=5.0
 )
 KNOWN_BY = 400  # steps: by then everything is compiled and captured
+LEAST_STEPS = 2_000  # of a healing that is bounded by its time
 FINE_TUNED = 0.12  # of the passes fine-tune shared values
-FINE_TUNED_MIXED = 0.04  # which are many more
+FINE_TUNED_MIXED = 0.04  # with `--mixed`, where passes are many more
 BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
 
 
@@ -92,6 +94,8 @@ class Bench:
     beside: nn.Module | None = None
     each: float | None = None
     design: str | None = None
+    sparsity: float = SPARSITY
+    bits: int = BITS
     data: dict[str, ResidentImages] = field(default_factory=dict)
 
     def course(
@@ -127,41 +131,45 @@ class Bench:
         self,
         course: Course,
         model: nn.Module,
-        seconds: float = math.inf,
-        when: Callable[[float], None] = lambda share: None,
-    ) -> float:
-        """Train by the whole course, or by one as long as `seconds` are worth once its speed is known; the passes.
+        seconds: float | None = None,
+        at_look: Callable[[float], None] = lambda share: None,
+    ) -> dict[str, float]:
+        """Train by the course, made as short as its pace asks for if `seconds` are given; its steps and passes.
 
-        `when` hears every few steps how much of it is done.
+        `at_look` hears every few dozen steps how much of it is done.
         """
-        deadline, marks = time.monotonic() + seconds, list[tuple[int, float]]()
+        planned, deadline = course.steps, math.inf if seconds is None else time.monotonic() + seconds
+        first: tuple[int, float] | None = None
 
         def progress(share: float, text: str) -> None:
+            nonlocal first
             step, now = round(share * course.steps), time.monotonic()
-            if step >= KNOWN_BY and len(marks) < 2:
-                marks.append((step, now))
-                if len(marks) == 2 and math.isfinite(seconds):
-                    (first, begun), (last, ended) = marks
-                    left = (deadline - now) * (last - first) / (ended - begun)
-                    course.steps = min(course.steps, last + int(left))
-            when(step / course.steps)
+            if now > deadline and (first is None or step < LEAST_STEPS):
+                raise SystemExit(f"{seconds:g} s are over after {step} steps: give --each more")
+            if first is None and step >= KNOWN_BY:
+                first = step, now
+            elif first is not None and seconds is not None:
+                pace = (now - first[1]) / (step - first[0])
+                course.resize(min(planned, step + max(0, int((deadline - now) / pace))))
+            at_look(step / course.steps)
 
-        return course(model, until=deadline, progress=progress) / course.per_epoch
+        done = course(model, progress=progress)
+        return {"steps": done, "steps_planned": planned, "epochs": done / course.per_epoch}
 
-    def healed(self, model: nn.Module, epochs: float, seed: int, *, last: bool = False) -> nn.Module:
-        """A copy of `model` after so many passes; single weights that are zero stay zero.
+    def healed(
+        self, model: nn.Module, epochs: float, seed: int, *, final: bool = False
+    ) -> tuple[nn.Module, dict[str, float]]:
+        """A copy of `model` after so many passes, and how many they were; single weights that are zero stay zero.
 
-        The `last` healing of a network is bounded by its time, where that is given.
+        The `final` healing of a network is compiled and bounded by its time, where that is asked for.
         """
         model = copy.deepcopy(model).to(self.device)
         zeros = {n: layer.weight.detach() != 0 for n, layer in weighted_layers(model).items()}
         zeros = {name: mask for name, mask in zeros.items() if not bool(mask.all())}
-        course = self.course(epochs, seed, compiled=last)
+        course = self.course(epochs, seed, compiled=final)
         with masked(model, zeros) if zeros else nullcontext():
-            passes = self.taught(course, model, self.each if last and self.each else math.inf)
-        if last:
-            self.epochs = passes
-        return model
+            done = self.taught(course, model, self.each if final else None)
+        return model, done
 
     def right(self, model: nn.Module, split: str) -> int:
         plain = Precision(channels_last=self.precision.channels_last)
@@ -224,31 +232,30 @@ def torch_pruning(bench: Bench, seed: int) -> Iterator[Candidate]:
 
 
 def structured(bench: Bench, seed: int, candidates: Callable[..., Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """The best candidate by validation after a short healing, healed from its start."""
+    """The design asked for, or else the best candidate by validation after a short healing; healed from its start."""
     tried: dict[str, tuple[int, nn.Module, dict[str, Any]]] = {}
     for name, model, how in candidates(bench, seed):
-        if bench.design is not None:
-            if name == bench.design:
-                healed = bench.healed(model, bench.epochs, seed, last=True)
-                return healed, {"design": name, "design_was_given": True, **how}
-            continue
-        short = bench.healed(model, max(TRIED * bench.epochs, 0.2), seed)
-        tried[name] = bench.right(short, "validation"), model, how
-    if not tried:
-        raise SystemExit(f"there is no design {bench.design!r}")
+        if bench.design is None or candidates is not ours:
+            short, _ = bench.healed(model, max(TRIED * bench.epochs, 0.2), seed)
+            tried[name] = bench.right(short, "validation"), model, how
+        elif name == bench.design:
+            tried[name] = 0, model, how
     best = max(tried, key=lambda name: tried[name][0])
-    model = bench.healed(tried[best][1], bench.epochs, seed, last=True)
-    rights = {name: right for name, (right, _, _) in tried.items()}
-    return model, {"design": best, "validation_right_after_short": rights, **tried[best][2]}
+    model, done = bench.healed(tried[best][1], bench.epochs, seed, final=True)
+    chosen: dict[str, Any] = {"design": best, **tried[best][2], **done}
+    if len(tried) > 1:
+        chosen["validation_right_after_short"] = {name: right for name, (right, _, _) in tried.items()}
+    return model, chosen
 
 
 def two_of_four(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     cut = Sparsify(TwoOfFour()).apply(bench.original, bench.task, Run(seed=seed, teacher=bench.original))
-    return bench.healed(cut.model, bench.epochs, seed, last=True), {"sparsity": cut.resolved["sparsity"]}
+    model, done = bench.healed(cut.model, bench.epochs, seed, final=True)
+    return model, {"sparsity": cut.resolved["sparsity"], **done}
 
 
 def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Han, Mao and Dally (2016): cut in stages, share values, fine-tune them; norms in half precision."""
+    """Han, Mao and Dally (2016): cut in stages, share values, fine-tune them; norms merged, and in half precision."""
     model = copy.deepcopy(bench.original).to(bench.device)
     course = bench.course((1 - bench.fine_tuned) * bench.epochs, seed, compiled=True)
     layers = weighted_layers(model)
@@ -261,38 +268,42 @@ def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]
         nonlocal stage
         while stage < STAGES and share >= CUTTING * stage / STAGES:
             stage += 1
-            for name, mask in smaller(model, masks, cubic(SPARSITY, stage / STAGES)).items():
+            for name, mask in smaller(model, masks, cubic(bench.sparsity, stage / STAGES)).items():
                 masks[name].copy_(mask)
         for name, mask in masks.items():
             layers[name].weight.masked_fill_(~mask, 0.0)
 
     cut(0.0)
     with masked(model, masks):
-        bench.epochs = bench.taught(course, model, bench.each or math.inf, cut)
-        cut(1.0)
-    layers = weighted_layers(model)
+        done = bench.taught(course, model, bench.each, cut)  # the last look is at its end
     sparse_right = bench.right(model, "validation")
-    tables, layers = {}, {}
-    fine_tuned = bench.epochs * bench.fine_tuned / (1 - bench.fine_tuned)
     model.cpu()
+    tables, shared = {}, {}
     for name, layer in weighted_layers(model).items():
-        if int((layer.weight != 0).sum()) > 2 * 2**BITS:
-            layers[name] = layer
-            tables[name] = Looked.of(name, layer.weight.detach(), Scalar(BITS), seed)
-    with looked_up(layers, tables):
+        if int((layer.weight != 0).sum()) > 2 * 2**bench.bits:
+            shared[name] = layer
+            tables[name] = Looked.of(name, layer.weight.detach(), Scalar(bench.bits), seed)
+    fine_tuning = done["epochs"] * bench.fine_tuned / (1 - bench.fine_tuned)
+    with looked_up(shared, tables):
         model.to(bench.device)
-        left = {n: masks[n] for n in masks if n not in layers}
+        left = {n: masks[n] for n in masks if n not in shared}
         with ExitStack() as stack:
             stack.enter_context(masked_plain(model, left))
-            bench.course(fine_tuned, seed, graph=False, rate=0.01)(model)
+            tuned = bench.taught(bench.course(fine_tuning, seed, graph=False, rate=0.01), model)
         model.cpu()
     merge_statistics(model)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             if tensor.is_floating_point() and tensor.dim() < 2:
                 tensor.copy_(tensor.half().float())
-    notes = {"sparsity": SPARSITY, "bits": BITS, "validation_right_sparse": sparse_right}
-    return model, notes
+    return model, {
+        **done,
+        "epochs": done["epochs"] + tuned["epochs"],
+        "epochs_of_fine_tuning": tuned["epochs"],
+        "sparsity": bench.sparsity,
+        "bits": bench.bits,
+        "validation_right_sparse": sparse_right,
+    }
 
 
 @torch.no_grad()
@@ -353,6 +364,8 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
         recipe,
         each=options.each,
         design=options.design,
+        sparsity=options.sparsity,
+        bits=options.bits,
     )
     if options.beside is not None:
         bench.beside = TRAINED[BESIDE].network().eval()
@@ -377,17 +390,25 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun")
     parser.add_argument("--epochs", type=float, default=25.0, help="of healing")
+    parser.add_argument("--each", type=float, help="seconds of long healing for every network, above 0")
     parser.add_argument(
-        "--each", type=float, help="seconds of healing a network, after which it ends earlier"
+        "--design", choices=list(designs(few=False)), help="of our pruner; without it several are tried"
     )
-    parser.add_argument("--design", help="of the pruner, in place of the one that validation chooses")
-    parser.add_argument("--compile", action="store_true", help="where a network heals for long")
+    parser.add_argument(
+        "--compile", action="store_true", help="the network and its teachers, for its long healing"
+    )
+    parser.add_argument("--sparsity", type=float, default=SPARSITY, help="of Deep Compression")
+    parser.add_argument("--bits", type=int, default=BITS, help="of its codebooks")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=list(JOBS), choices=list(JOBS))
     parser.add_argument(
         "--examples", type=int, default=0, help="of each split, to try the script; 0 takes all"
     )
     options = parser.parse_args()
+    if options.each is not None and options.each <= 0:
+        parser.error(f"--each must be above 0, not {options.each:g}")
+    if options.mixed and options.design not in (None, *designs(few=True)):
+        parser.error(f"--mixed tries only {' and '.join(designs(few=True))}")
     began = time.monotonic()
     if options.device == "cpu":
         torch.set_num_threads(1)
@@ -410,13 +431,12 @@ def main() -> None:
             if time.monotonic() + took.get(name, 0.0) > bench.deadline:
                 print(f"no time left for {place.name}", flush=True)
                 continue
-            start, bench.epochs = time.monotonic(), options.epochs
+            start = time.monotonic()
             model, notes = JOBS[name](bench, seed)
             took[name] = time.monotonic() - start
             figures = {
                 "job": name,
                 "seed": seed,
-                "epochs": bench.epochs,
                 "mixed": bench.mixed,
                 "training_images": len(bench.data["train"]),
                 "teachers": ["original"] if bench.beside is None else ["original", BESIDE],

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from tenfold.cost import environment
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
 from tenfold.models.scaling import (
@@ -150,7 +149,12 @@ def work(folder: Path, device: str, seconds: float, epochs: float, examples: int
         score = {split: result[split]["value"] for split in ("validation", "test")}
         write_json(
             folder / f"{key}.json",
-            score | {"key": key, "seed": seed, "epochs": epochs, "network": network, "seconds": longest},
+            score
+            | {"key": key, "seed": seed, "epochs": epochs, "network": network, "seconds": longest}
+            | {
+                "device": torch.cuda.get_device_name() if device == "cuda" else device,
+                "torch": torch.__version__,
+            },
         )
         print(f"{key}: {score} in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -190,7 +194,7 @@ def report(folder: Path, out: Path) -> None:
         "wanted_macs": made["wanted_macs"],
         "rules": rules,
         "grid": {"growth": GROWTH, "points": grid},
-        "environment": environment(),
+        "devices": sorted({f"{one['device']}, torch {one['torch']}" for one in results}),
     }
     write_json(out / "cifar10.json", found)
     for name, rule in rules.items():

@@ -31,6 +31,7 @@ from tenfold.search.variants import (
     Forms,
     add_variant,
     add_variants,
+    add_what_may_do,
     plain_forms,
     seconds_for,
     seconds_kept,
@@ -95,6 +96,29 @@ def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:
     assert thin.size_bytes < plain.size_bytes
     # Once made, nothing is wanted any more, by this process or another.
     assert wanted(job, plain_forms(job)) == []
+
+
+def test_fewer_bits_are_tried_first_where_integers_are_too_large(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = plain_forms(job)
+    size, slow = forms.points["int8-static"].size_bytes / 1e6, forms.latency("fp32")
+    tried: list[str] = []
+    monkeypatch.setattr(
+        "tenfold.search.variants.wanted", lambda job, forms: ["int4-weights", "int8-equalized"]
+    )
+    monkeypatch.setattr(
+        "tenfold.search.variants.make", lambda job, forms, names: tried.extend([forms.name, *names])
+    )
+    for limits in (
+        Budget(size_mb=1.01 * size),  # INT8 fits
+        Budget(latency_ms=slow, max_drop=0.1),  # no size is asked for
+        Budget(size_mb=0.9 * size, latency_ms=0.9 * slow),  # it would be too slow
+    ):
+        add_what_may_do(replace(job, budget=limits))
+        assert tried == []
+    add_what_may_do(replace(job, budget=Budget(size_mb=0.9 * size, latency_ms=1.1 * slow)))
+    assert tried == [UNTOUCHED, "int4-weights"]
 
 
 def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from tenfold.data import Split
 from tenfold.errors import NetworkError
 from tenfold.training import Augmentation, Course, Sgd, TrainingRecipe, soft_loss, warmup_cosine
+from tenfold.training.recipes import Compiling
 from tenfold.training.resident import ResidentImages
 
 CPU = torch.device("cpu")
@@ -92,3 +94,38 @@ def test_a_deadline_ends_it_and_what_is_refused() -> None:
         broken[4].weight.fill_(float("nan"))
     with pytest.raises(NetworkError, match="diverged"):
         course(broken)
+
+
+def test_a_course_can_be_resized_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenfold.training.course.LOOK_EVERY", 2)
+    sizes, shares, rates = {4: 7, 6: 8}, [], []
+    course = Course(images(), RECIPE)
+
+    def progress(share: float, text: str) -> None:
+        shares.append(share)
+        rates.append(course._learning_rate(round(share * course.steps)))
+        course.resize(sizes.get(round(share * course.steps), course.steps))
+
+    assert course(student(), progress=progress) == 8
+    assert shares == [2 / 12, 4 / 12, 6 / 7, 1.0]
+    assert rates == [0.1 * warmup_cosine(share, RECIPE.warmup) for share in shares]
+    with pytest.raises(ValueError, match="not 0"):
+        course.resize(0)
+
+
+def test_only_a_recipe_that_asks_for_it_is_compiled_by_every_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def compile_(model: nn.Module) -> nn.Module:
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    model, teacher = student(), student(5).eval()
+    for how in (Compiling.OFF, Compiling.AUTO):
+        Course(images(), replace(RECIPE, compile=how), teacher=teacher)(model, 0, 1)
+    assert compiled == []
+    course = Course(images(), replace(RECIPE, compile=Compiling.ON), teacher=teacher)
+    course(model, 0, 1)
+    course(model, 1, 2)
+    assert [id(one) for one in compiled] == [id(model), id(teacher)] * 2

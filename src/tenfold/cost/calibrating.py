@@ -177,7 +177,7 @@ def fitted_calibration(
 ) -> Calibration:
     """Fit to everything, and find the error by fits that each left out the networks of one kind.
 
-    The interval is conformal: as wide as the errors on kinds never seen ask for. Its coverage is stated for each
+    The interval is as wide as the errors on kinds never seen ask for (`conformal_spread`). Its coverage is stated for each
     kind by the width that the other kinds ask for.
     """
     networks = [number for number, one in enumerate(found) if one.network]

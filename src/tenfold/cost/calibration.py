@@ -147,22 +147,30 @@ def unseen_error(
 
 
 def conformal_spread(errors: NDArray[Any], widths: NDArray[Any]) -> float:
-    """The standard deviation to add to each of `widths` so that the 90% interval holds 90% of `errors` (absolute, of
-    the logarithm): the quantile 0.9·(n + 1)/n of what each error asks for (Vovk, Gammerman & Shafer 2005; split
-    conformal). A single rank among few dozen errors would jump with each; see `smooth_quantile`.
+    """The standard deviation to add to each of `widths` so that the 90% interval holds 90% of `errors` like these
+    (absolute, of the logarithm).
+
+    Split conformal prediction (Vovk, Gammerman & Shafer 2005) takes the rank ⌈0.9·(n + 1)⌉ of what each error asks
+    for, which holds as many whatever their distribution, and jumps from error to error where there are a few dozen.
+    So the quantile 0.9·(n + 1)/n is smoothed, which holds about as many (`smooth_quantile`); of up to 18 errors that
+    rank is the last, and is taken.
     """
     asked = np.sqrt(np.maximum((errors / COVERAGE_Z) ** 2 - widths**2, 0.0))
-    return smooth_quantile(asked, COVERAGE * (len(asked) + 1) / len(asked))
+    n = len(asked)
+    if math.ceil(COVERAGE * (n + 1)) >= n:
+        return float(asked.max())
+    return smooth_quantile(asked, COVERAGE * (n + 1) / n)
 
 
 def smooth_quantile(values: NDArray[Any], share: float) -> float:
     """The mean of all order statistics, weighted by how likely each is to be the quantile: Harrell & Davis (1982), "A
-    new distribution-free quantile estimator", Biometrika 69. A share too close to 1 for n values counts as n/(n + 1).
+    new distribution-free quantile estimator", Biometrika 69. `share` is at most n/(n + 1) of n values.
     """
     n = len(values)
-    share = min(share, n / (n + 1))
     a, b = (n + 1) * share, (n + 1) * (1 - share)
-    # The weight of rank i is what Beta(a, b) has between (i - 1)/n and i/n, by the midpoint rule; b is at least 1.
+    if b < 1 - 1e-9 or a < 1 - 1e-9:
+        raise ValueError(f"the quantile {share:g} of {n} values lies beyond them")
+    # The weight of rank i is what Beta(a, b) has between (i - 1)/n and i/n, by the midpoint rule.
     middles = (np.arange(n * BETA_STEPS) + 0.5) / (n * BETA_STEPS)
     logs = (a - 1) * np.log(middles) + (b - 1) * np.log1p(-middles)
     density = np.exp(logs - logs.max()).reshape(n, BETA_STEPS).sum(axis=1)

@@ -23,7 +23,7 @@ from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
 from tenfold.search.structures import scan
-from tenfold.search.variants import add_variants
+from tenfold.search.variants import add_variants, add_what_may_do
 
 FINISHED = "finished"  # the step that says so
 SHORTEST_TIME = 10.0  # seconds; less does not even export a small network
@@ -82,6 +82,8 @@ def shrink(
     job = Job(task, budget, device, minimize, store, clock, seed)
     with keeping_time(job):
         add_baselines(job)
+        if plain_known(job):
+            add_what_may_do(job)
         if plain_known(job):
             structures = scan(job)
             job.keep_time()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -71,8 +71,16 @@ class Variant:
 
 
 def for_size(job: Job, forms: Forms) -> bool:
-    """What makes a file smaller and nothing faster is worth it unless speed alone was asked for."""
-    return job.budget.empty or job.minimize == "size"
+    """What makes a file smaller and nothing faster is worth it where size was asked for, or no limit was given."""
+    return job.budget.empty or job.minimize == "size" or integers_are_too_large(job, forms)
+
+
+def integers_are_too_large(job: Job, forms: Forms) -> bool:
+    """Where only fewer bits than eight can meet the size, and the float network is fast enough as it is."""
+    limits, integers = job.budget, forms.points.get("int8-static")
+    if limits.size_mb is None or (integers is not None and (integers.size_bytes or 0) <= limits.size_mb * MB):
+        return False
+    return limits.latency_ms is None or forms.latency("fp32") <= limits.latency_ms
 
 
 def where_dynamic_is_faster(job: Job, forms: Forms) -> bool:
@@ -110,14 +118,26 @@ VARIANTS: dict[str, Variant] = {
 def add_variants(job: Job) -> None:
     """Make what is worth it of the best healed network and of the untouched one, while there is time."""
     for forms in bases(job):
-        for name in wanted(job, forms):
-            with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
-                if claim is None or job.store.has(f"{forms.name}-{name}"):
-                    continue
-                if seconds_for(job, VARIANTS[name]) > job.clock.left() - seconds_needed(job):
-                    continue
-                add_variant(job, forms, name, job.telling(progress, f"{forms.name}-{name}"))
-            job.keep_time()
+        make(job, forms, wanted(job, forms))
+
+
+def add_what_may_do(job: Job) -> None:
+    """Before anything is healed: the forms of the untouched network that may meet a size that its INT8 misses."""
+    forms = plain_forms(job)
+    if integers_are_too_large(job, forms):
+        make(job, forms, [name for name in wanted(job, forms) if VARIANTS[name].worth is for_size])
+
+
+def make(job: Job, forms: Forms, names: Sequence[str]) -> None:
+    """Make variants in turn, each if there is time for it."""
+    for name in names:
+        with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
+            if claim is None or job.store.has(f"{forms.name}-{name}"):
+                continue
+            if seconds_for(job, VARIANTS[name]) > job.clock.left() - seconds_needed(job):
+                continue
+            add_variant(job, forms, name, job.telling(progress, f"{forms.name}-{name}"))
+        job.keep_time()
 
 
 def wanted(job: Job, forms: Forms) -> list[str]:

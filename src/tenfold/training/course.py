@@ -28,8 +28,8 @@ class Course:
     Called with a network on the data's device, the step it stands at and the one to stop before, it trains the network
     in place and leaves it in eval mode. The optimiser begins afresh with every stretch. A recipe that averages
     weights or leaves branches out is refused: both span a whole run. A `teacher` on the same device teaches as the
-    recipe's `teaching` and `temperature` say. Only a recipe that asks for it (`compile: on`) has the two compiled, by
-    every stretch anew.
+    recipe's `teaching` and `temperature` say. Only a recipe that asks for it (`compile: on`) has the network and its
+    teacher compiled, by every stretch anew.
     """
 
     def __init__(
@@ -63,9 +63,12 @@ class Course:
 
         `until` is a `time.monotonic()` value. Raises `NetworkError` where the loss is not finite.
         """
-        stop = self.steps if stop is None else stop
-        if not 0 <= start <= stop <= self.steps:
+        if not 0 <= start <= (self.steps if stop is None else stop) <= self.steps:
             raise ValueError(f"a stretch lies between steps 0 and {self.steps}, not from {start} to {stop}")
+
+        def ended() -> bool:
+            return step >= (self.steps if stop is None else min(stop, self.steps))
+
         device = self.data.device
         step = start
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -74,14 +77,14 @@ class Course:
             stepper = self._stepper(model)
             try:
                 order, epoch = torch.empty(0), -1
-                while step < stop and time.monotonic() < until:
+                while not ended() and time.monotonic() < until:
                     if step // self.per_epoch != epoch:
                         epoch = step // self.per_epoch
                         order = self._order(epoch)
                     place = step % self.per_epoch * self.batch_size
                     stepper(order[place : place + self.batch_size], self._learning_rate(step))
                     step += 1
-                    if step % LOOK_EVERY == 0 or step == stop:
+                    if step % LOOK_EVERY == 0 or ended():
                         loss = float(stepper.loss)
                         if not math.isfinite(loss):
                             raise NetworkError(
@@ -94,6 +97,15 @@ class Course:
                 for parameter in model.parameters():
                     parameter.grad = None
         return step
+
+    def resize(self, steps: int) -> None:
+        """Let the whole course be of so many steps, also while it runs: the rate then runs down by the last of them.
+
+        What is fixed by a step's number is so only among courses of the same length.
+        """
+        if steps < 1:
+            raise ValueError(f"a course has 1 step or more, not {steps}")
+        self.steps = steps
 
     def _stepper(self, model: nn.Module) -> Stepper:
         if self.teacher is not None:
