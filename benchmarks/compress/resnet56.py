@@ -151,14 +151,14 @@ def targets(rows: dict[str, Any]) -> dict[str, bool]:
     reached: dict[str, bool] = {}
     if "structured" in rows:
         row = rows["structured"]
-        reached["structured: at least 3 times fewer MACs at no more than 0.5 point"] = (
-            min(t["fewer_macs"] for t in row["seeds"]) >= 3 and row["mean_drop"] <= ALLOWED
-        )
+        reached[
+            "structured: at least 3 times fewer MACs at no more than 0.5 point by the mean of its seeds"
+        ] = min(t["fewer_macs"] for t in row["seeds"]) >= 3 and row["mean_drop"] <= ALLOWED
     if "deep-compression" in rows:
         row = rows["deep-compression"]
-        reached["deep compression: at least 25 times smaller at no more than 0.5 point"] = (
-            min(t["times_smaller_pack"] for t in row["seeds"]) >= 25 and row["mean_drop"] <= ALLOWED
-        )
+        reached[
+            "deep compression: at least 25 times smaller at no more than 0.5 point by the mean of its seeds"
+        ] = min(t["times_smaller_pack"] for t in row["seeds"]) >= 25 and row["mean_drop"] <= ALLOWED
     return reached
 
 
