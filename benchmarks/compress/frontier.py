@@ -7,8 +7,8 @@ Each technique gets as many seconds as the run of `shrink`, and heals for what i
 artefacts are scored on the test images through ONNX Runtime and timed in one interleaved run. A technique is dominated
 where a point of the frontier is smaller or faster, and neither larger, slower nor worse: by the 95% intervals of the
 paired ratio of latencies and of the paired difference of scores. It is matched where the point is neither smaller nor
-faster, as where `shrink` makes the same. Writes `frontier_NETWORK.json`;
-what was made is kept in the folder, so that an interrupted run goes on.
+faster by more than a file differs from itself when it is timed twice, as where `shrink` makes the same.
+Writes `frontier_NETWORK.json`; what was made is kept in the folder, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.deploy import OnnxRunner, deploy_onnx
 from tenfold.errors import TenfoldError
+from tenfold.search.frontier import TIE
 
 HERE = Path(__file__).resolve().parent
 TRAINING = 2_000  # images of CIFAR-10 to learn from
@@ -161,7 +162,8 @@ def compared(name: str, seconds: float, folder: Path, share: float, timing: floa
     def dominates(one: str, other: str) -> bool:
         """It matches, and is smaller or faster."""
         smaller = rows[one]["bytes"] < rows[other]["bytes"] * (1 - SAME_SIZE)
-        return matches(one, other) and bool(smaller or ratio(timings[one], timings[other]).high < 1)
+        faster = ratio(timings[one], timings[other]).high < 1 - TIE
+        return matches(one, other) and bool(smaller or faster)
 
     for title in SINGLE:
         if title in rows:
