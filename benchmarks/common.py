@@ -94,3 +94,8 @@ def fresh_answer(folder: Path, base: str, argument: str, inputs: Any) -> Tensor:
         if done.returncode:
             raise RuntimeError(f"the fresh process failed:\n{done.stderr[-2000:]}")
         return torch.load(answer)
+
+
+def name_of(title: str) -> str:
+    """A title as the name of a file."""
+    return "".join(c if c.isalnum() else "-" for c in title)

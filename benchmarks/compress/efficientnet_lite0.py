@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.common import print_table, write_result
+from benchmarks.common import name_of, print_table, write_result
 from benchmarks.efficientnet_lite0.factory import calibration_and_scoring, network
 from torch import Tensor, nn
 
@@ -126,7 +126,7 @@ def compared(folder: Path, names: list[str]) -> dict[str, Any]:
     rows: dict[str, Any] = {"fp32": judged(original, original, labels)}
     everything: dict[str, Tensor] = {}
     for name in names:
-        place = folder / "".join(c if c.isalnum() else "-" for c in name)
+        place = folder / name_of(name)
         if not (place / "figures.json").exists():
             print(f"making: {name}", flush=True)
             write_json(place / "figures.json", made(TECHNIQUES[name], task, place, scored))

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.common import int8_note, print_table, write_result
+from benchmarks.common import int8_note, name_of, print_table, write_result
 from benchmarks.compress.resnet56 import right_answers
-from benchmarks.compress.techniques import kept, name_of
+from benchmarks.compress.techniques import kept
 
 import tenfold
 from tenfold.compress import Run, Technique, load_network

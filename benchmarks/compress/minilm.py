@@ -23,7 +23,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from benchmarks.common import int8_note, print_table, write_result
+from benchmarks.common import int8_note, name_of, print_table, write_result
 from benchmarks.compress.minilm_factory import FOLDER, LEAST, TOKENS, data, network
 from benchmarks.compress.techniques import kept
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ ROWS: dict[str, Row] = {
 
 
 def folder_of(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    return folder / f"{name_of(name)}-{seed}"
 
 
 def made(name: str, row: Row, seed: int, task: Task, folder: Path) -> dict[str, Any]:

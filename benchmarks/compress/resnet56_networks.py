@@ -20,16 +20,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.compress.resnet56_healing import BITS, MIXED, RECIPE, SPARSITY, Bench, held
 from benchmarks.training.jobs import JOBS as TRAINED
-from benchmarks.training.jobs import MIX
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from tenfold.compress import Run, load_network
 from tenfold.compress.layers import weighted_layers
@@ -38,145 +37,23 @@ from tenfold.compress.prune.learned_scores import cubic
 from tenfold.compress.prune.lottery import masked, smaller
 from tenfold.compress.share import Scalar
 from tenfold.compress.share.codebooks import Looked, looked_up
-from tenfold.cost import profile
-from tenfold.data import Splits, Task, task_from
+from tenfold.data import Splits, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json
 from tenfold.training import (
-    Augmentation,
-    Course,
-    Ensemble,
     Precision,
-    Sgd,
-    TrainingRecipe,
     fastest_precision,
 )
 from tenfold.training.checkpoint import load_weights, read_weights
 from tenfold.training.recipes import Compiling
 from tenfold.training.resident import ResidentImages
-from tenfold.training.scoring import right_answers
 
 NETWORK = "zoo:resnet56_cifar10"
 FEWER_MACS = 3.05  # a little more than the three times asked for
-SPARSITY, BITS, STAGES = 0.86, 4, 4  # of Deep Compression, unless others are given
+STAGES = 4  # of cutting, in Deep Compression
 CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
 TRIED = 0.08  # of the passes go into each design that is tried
-RECIPE = TrainingRecipe(
-    batch_size=256,
-    optimizer=Sgd(0.1, 0.9, 5e-4),
-    warmup=0.05,
-    teaching=0.9,
-    temperature=4.0,
-    augmentation=Augmentation(padding=4, flip=True),
-)
-# Cut and mixed, so that nothing is learnt by heart, for long schedules.
-MIXED = replace(
-    RECIPE, optimizer=Sgd(0.1, 0.9, 3e-4), teaching=0.95, temperature=2.0, augmentation=MIX, clip=5.0
-)
-KNOWN_BY = 400  # steps: by then everything is compiled and captured
-LEAST_STEPS = 2_000  # of a healing that is bounded by its time
-FINE_TUNED = 0.12  # of the passes fine-tune shared values
-FINE_TUNED_MIXED = 0.04  # with `--mixed`, where passes are many more
 BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
-
-
-@dataclass
-class Bench:
-    """The network, the data on the device, and what healing is."""
-
-    original: nn.Module
-    task: Task
-    device: torch.device
-    precision: Precision
-    epochs: float
-    deadline: float
-    recipe: TrainingRecipe = RECIPE
-    beside: nn.Module | None = None
-    each: float | None = None
-    design: str | None = None
-    sparsity: float = SPARSITY
-    bits: int = BITS
-    data: dict[str, ResidentImages] = field(default_factory=dict)
-
-    def course(
-        self,
-        epochs: float,
-        seed: int,
-        *,
-        graph: bool = True,
-        compiled: bool = False,
-        rate: float | None = None,
-    ) -> Course:
-        recipe = replace(self.recipe, epochs=epochs)
-        if not compiled:
-            recipe = replace(recipe, compile=Compiling.OFF)
-        if rate is not None:
-            recipe = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=rate))
-        teachers = [self.original] if self.beside is None else [self.original, self.beside]
-        teacher = Ensemble(copy.deepcopy(teachers)).to(self.device).eval().requires_grad_(False)
-        return Course(self.data["train"], recipe, precision=self.precision, teacher=teacher,
-                      seed=seed, graph=graph)  # fmt: skip
-
-    @property
-    def mixed(self) -> bool:
-        """Whether images are cut and mixed."""
-        return self.recipe.augmentation == MIX
-
-    @property
-    def fine_tuned(self) -> float:
-        """The share of the passes that fine-tunes shared values."""
-        return FINE_TUNED_MIXED if self.mixed else FINE_TUNED
-
-    def taught(
-        self,
-        course: Course,
-        model: nn.Module,
-        seconds: float | None = None,
-        at_look: Callable[[float], None] = lambda share: None,
-    ) -> dict[str, float]:
-        """Train by the course, made as short as its pace asks for if `seconds` are given; its steps and passes.
-
-        `at_look` hears every few dozen steps how much of it is done.
-        """
-        planned, deadline = course.steps, math.inf if seconds is None else time.monotonic() + seconds
-        first: tuple[int, float] | None = None
-
-        def progress(share: float, text: str) -> None:
-            nonlocal first
-            step, now = round(share * course.steps), time.monotonic()
-            if now > deadline and (first is None or step < LEAST_STEPS):
-                raise SystemExit(f"{seconds:g} s are over after {step} steps: give --each more")
-            if first is None and step >= KNOWN_BY:
-                first = step, now
-            elif first is not None and seconds is not None:
-                pace = (now - first[1]) / (step - first[0])
-                course.resize(min(planned, step + max(0, int((deadline - now) / pace))))
-            at_look(step / course.steps)
-
-        done = course(model, progress=progress)
-        return {"steps": done, "steps_planned": planned, "epochs": done / course.per_epoch}
-
-    def healed(
-        self, model: nn.Module, epochs: float, seed: int, *, final: bool = False
-    ) -> tuple[nn.Module, dict[str, float]]:
-        """A copy of `model` after so many passes, and how many they were; single weights that are zero stay zero.
-
-        The `final` healing of a network is compiled and bounded by its time, where that is asked for.
-        """
-        model = copy.deepcopy(model).to(self.device)
-        zeros = {n: layer.weight.detach() != 0 for n, layer in weighted_layers(model).items()}
-        zeros = {name: mask for name, mask in zeros.items() if not bool(mask.all())}
-        course = self.course(epochs, seed, compiled=final)
-        with masked(model, zeros) if zeros else nullcontext():
-            done = self.taught(course, model, self.each if final else None)
-        return model, done
-
-    def right(self, model: nn.Module, split: str) -> int:
-        plain = Precision(channels_last=self.precision.channels_last)
-        return right_answers(copy.deepcopy(model).to(self.device), self.data[split], plain)
-
-    def macs(self, model: nn.Module) -> int:
-        return profile(copy.deepcopy(model).cpu(), self.task.zeros(1)).macs
 
 
 def designs(few: bool) -> dict[str, Prune]:
@@ -287,8 +164,7 @@ def deep_compression(bench: Bench, seed: int) -> tuple[nn.Module, dict[str, Any]
     with looked_up(shared, tables):
         model.to(bench.device)
         left = {n: masks[n] for n in masks if n not in shared}
-        with ExitStack() as stack:
-            stack.enter_context(masked_plain(model, left))
+        with held(model, left):
             tuned = bench.taught(bench.course(fine_tuning, seed, graph=False, rate=0.01), model)
         model.cpu()
     merge_statistics(model)
@@ -316,16 +192,6 @@ def merge_statistics(model: nn.Module) -> None:
             norm.weight.copy_(scale * math.sqrt(1 + norm.eps))
             norm.running_mean.zero_()
             norm.running_var.fill_(1.0)
-
-
-@contextmanager
-def masked_plain(model: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
-    """`masked` where there is anything to hold."""
-    if not masks:
-        yield
-        return
-    with masked(model, masks):
-        yield
 
 
 JOBS: dict[str, Callable[[Bench, int], tuple[nn.Module, dict[str, Any]]]] = {

@@ -22,7 +22,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from benchmarks.common import fresh_answer, int8_note, print_table, write_result
+from benchmarks.common import fresh_answer, int8_note, name_of, print_table, write_result
 from torch import Tensor, nn
 
 from tenfold.compress import Run, Step, Technique, load_network, save, technique_to_dict
@@ -176,11 +176,6 @@ def right_answers(runner: Callable[[Tensor], Tensor], task: Task) -> Tensor:
     """(N,) whether each test image is told right."""
     split = task.test.take(SCORED)
     return torch.cat([runner(inputs).argmax(1) == targets for _, inputs, targets in split.batches(100)])
-
-
-def name_of(title: str) -> str:
-    """A title as the name of a file."""
-    return "".join(c if c.isalnum() else "-" for c in title)
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
