@@ -2,7 +2,10 @@
 
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.frontier resnet56 [--seconds 300]
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.frontier efficientnet_lite0
+    TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.frontier resnet56 --images 20000 --name gpu
 
+Where there is a GPU, everything heals on it; files are timed on the processor. With `--only` a part is made and
+nothing compared, so that parts can be made side by side.
 Each technique gets as many seconds as the run of `shrink`, and heals for what is left of them where it heals. All
 artefacts are scored on the test images through ONNX Runtime and timed in one interleaved run. A technique is dominated
 where a point of the frontier is smaller or faster, and neither larger, slower nor worse: by the 95% intervals of the
@@ -35,15 +38,18 @@ from tenfold.compress.factorize import Share as Part
 from tenfold.compress.prune import Prune, Scope
 from tenfold.compress.quantize import Quantize, QuantizeWeights
 from tenfold.compress.shorten import Shorten
-from tenfold.cost import measure, paired_difference_interval, ratio
+from tenfold.cost import cpu_count, measure, paired_difference_interval, ratio
 from tenfold.data import Splits, Task, task_from
 from tenfold.data.cifar10 import cifar10
 from tenfold.deploy import OnnxRunner, deploy_onnx
 from tenfold.errors import TenfoldError
 from tenfold.search.frontier import TIE
+from tenfold.training import training_place
+from tenfold.training.result import device_name
 
 HERE = Path(__file__).resolve().parent
-TRAINING = 2_000  # images of CIFAR-10 to learn from
+TRAINING = 2_000  # images of CIFAR-10 to learn from, since a processor has minutes
+SHRINK = "shrink"
 AT_LEAST_S = 5.0  # of healing, however long the technique took
 ORIGINAL = "original"
 SAME_SIZE = 0.001  # of the bytes
@@ -59,14 +65,14 @@ SINGLE: dict[str, tuple[Technique, bool]] = {
 }
 
 
-def resnet56() -> Task:
-    """2,000 of CIFAR-10's training images, since a processor has minutes; 2,000 others validate, 8,000 are the test."""
+def resnet56(images: int) -> Task:
+    """So many of CIFAR-10's training images; 2,000 of its test images validate, 8,000 are the test."""
     model, base = load_network("zoo:resnet56_cifar10")
     splits = cifar10(whole=True)
-    return task_from(model, replace(splits, train=splits.train.take(TRAINING)), base=base)
+    return task_from(model, replace(splits, train=splits.train.take(images)), base=base)
 
 
-def efficientnet_lite0() -> Task:
+def efficientnet_lite0(images: int) -> Task:
     """100 photos to calibrate and heal with, 150 to search by, 250 to test on."""
     from benchmarks.efficientnet_lite0.factory import data
 
@@ -74,13 +80,13 @@ def efficientnet_lite0() -> Task:
     return task_from(model, Splits(**data()), base=base)
 
 
-NETWORKS: dict[str, Callable[[], Task]] = {"resnet56": resnet56, "efficientnet_lite0": efficientnet_lite0}
+NETWORKS: dict[str, Callable[[int], Task]] = {"resnet56": resnet56, "efficientnet_lite0": efficientnet_lite0}
 
 
-def everything(task: Task, seconds: float, folder: Path, share: float) -> dict[str, Any]:
+def everything(task: Task, seconds: float, folder: Path, share: float, drop: float) -> dict[str, Any]:
     """Run `shrink`; the points of its frontier and their files."""
     size = share * sum(4 * p.numel() for p in task.model.parameters()) / 1e6
-    budget = tenfold.Budget(size_mb=size, max_drop=0.02)
+    budget = tenfold.Budget(size_mb=size, max_drop=drop)
     frontier = tenfold.shrink(task, budget, out=folder, time_limit=seconds)
     points = json.loads((folder / "frontier.json").read_text())["points"]
     files = {
@@ -94,7 +100,7 @@ def everything(task: Task, seconds: float, folder: Path, share: float) -> dict[s
 def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: Path) -> dict[str, Any]:
     """One technique within the time; where its file is, or why there is none."""
     began = time.monotonic()
-    run = Run(teacher=task.model)
+    run = Run(teacher=task.model, train_on=training_place())
     try:
         model = technique.apply(task.model, task, run).model
         left = max(AT_LEAST_S, seconds - (time.monotonic() - began))
@@ -107,30 +113,39 @@ def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: P
 
 
 def scored(file: str, task: Task) -> dict[str, Any]:
-    right = right_answers(OnnxRunner(Path(file)), task)
+    right = right_answers(OnnxRunner(Path(file), threads=cpu_count()), task)
     return {"bytes": Path(file).stat().st_size, "score": float(right.double().mean()), "right": right.int().tolist()}  # fmt: skip
 
 
-def compared(name: str, seconds: float, folder: Path, share: float, timing: float) -> dict[str, Any]:
+def made(
+    task: Task, seconds: float, folder: Path, share: float, drop: float, only: list[str]
+) -> dict[str, dict[str, Any]]:
+    """The run of `shrink` and each technique alone, as far as `only` names them, or as they were made before."""
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        SHRINK: partial(everything, task, seconds, folder / "run", share, drop)
+    }
+    for number, (technique, heals) in enumerate(SINGLE.values()):
+        path = folder / f"alone-{number}.onnx"
+        makers[str(number)] = partial(alone, technique, heals, task, seconds, path)
+    found = {}
+    for name in only:
+        found[name] = kept(folder / f"made-{name}.json", makers[name])
+        print(f"{name}: {found[name].get('refused', 'made')} in {found[name]['seconds']:.0f} s", flush=True)
+    return found
+
+
+def compared(
+    name: str, task: Task, parts: dict[str, dict[str, Any]], folder: Path, timing: float
+) -> dict[str, Any]:
     """All artefacts, and which of the techniques the frontier dominates."""
-    task = NETWORKS[name]()
     if not (folder / f"{ORIGINAL}.onnx").exists():
         deploy_onnx(task.model, task.example(2), folder / f"{ORIGINAL}.onnx")
-    whole = kept(folder / "everything.json", lambda: everything(task, seconds, folder / "run", share))
-    print(f"shrink: {len(whole['files'])} points in {whole['seconds']:.0f} s", flush=True)
-    files, refused = {ORIGINAL: str(folder / f"{ORIGINAL}.onnx")}, {}
-    took = {"shrink": whole["seconds"]}
-    for number, (title, (technique, heals)) in enumerate(SINGLE.items()):
-        found = kept(
-            folder / f"alone-{number}.json",
-            partial(alone, technique, heals, task, seconds, folder / f"alone-{number}.onnx"),
-        )
-        took[title] = found["seconds"]
-        if "file" in found:
-            files[title] = found["file"]
-        else:
-            refused[title] = found["refused"]
-        print(f"{title}: {found.get('refused', 'made')} in {found['seconds']:.0f} s", flush=True)
+    files = {ORIGINAL: str(folder / f"{ORIGINAL}.onnx")}
+    named = {title: parts[str(number)] for number, title in enumerate(SINGLE)}
+    files |= {title: part["file"] for title, part in named.items() if "file" in part}
+    refused = {title: part["refused"] for title, part in named.items() if "refused" in part}
+    whole = parts[SHRINK]
+    took = {SHRINK: whole["seconds"], **{title: part["seconds"] for title, part in named.items()}}
     points = {f"shrink: {label}": file for label, file in whole["files"].items()}
     every = {**files, **points}
     figures = {
@@ -170,8 +185,9 @@ def compared(name: str, seconds: float, folder: Path, share: float, timing: floa
             rows[title]["matched_by"] = [point for point in points if matches(point, title)]
             rows[title]["dominated_by"] = [point for point in points if dominates(point, title)]
     return {
-        "network": f"zoo:{name}", "test_images": len(right_of[ORIGINAL]), "seconds_each": seconds, "took": took, "rows": rows,
-        "refused": refused, "shrink_notes": whole["notes"], "cpu": int8_note(), "threads": torch.get_num_threads(),
+        "network": f"zoo:{name}", "training_images": len(task.train), "test_images": len(right_of[ORIGINAL]),
+        "trained_on": device_name(training_place()), "took": took, "rows": rows, "refused": refused,
+        "shrink_notes": whole["notes"], "cpu": int8_note(), "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
@@ -191,7 +207,7 @@ def show(figures: dict[str, Any]) -> None:
         ]
         for title, row in figures["rows"].items()
     ]
-    title = f"{figures['network']}, {figures['seconds_each']:.0f} s each"
+    title = f"{figures['network']}, {figures['seconds_each']:.0f} s each, trained on {figures['trained_on']}"
     print_table(title, ["artefact", "smaller", "faster", "points lost", "dominated"], table)
 
 
@@ -202,14 +218,29 @@ def main() -> None:
     parser.add_argument("network", choices=list(NETWORKS))
     parser.add_argument("--seconds", type=float, default=300.0, help="for shrink, and for each technique")
     parser.add_argument("--share", type=float, default=0.2, help="of the bytes in fp32: the budget of shrink")
+    parser.add_argument("--drop", type=float, default=0.02, help="that shrink may lose, a share")
     parser.add_argument("--timing", type=float, default=40.0, help="seconds for the timings")
     parser.add_argument("--folder", type=Path, default=Path("runs/frontier"), help="for what is made")
+    parser.add_argument("--images", type=int, default=TRAINING, help="of CIFAR-10 to learn from")
+    parser.add_argument("--name", help="ends the name of the result file")
+    parts = [SHRINK, *(str(number) for number in range(len(SINGLE)))]
+    parser.add_argument("--only", nargs="*", choices=parts, help="make these alone, by number, and end")
     options = parser.parse_args()
-    folder = (options.folder / f"{options.network}-{options.seconds:g}-{options.share:g}").resolve()
+    name = f"{options.network}-{options.seconds:g}-{options.share:g}-{options.drop:g}-{options.images}"
+    folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    figures = compared(options.network, options.seconds, folder, options.share, options.timing)
+    task = NETWORKS[options.network](options.images)
+    found = made(task, options.seconds, folder, options.share, options.drop, options.only or parts)
+    if options.only is not None:
+        return
+    figures = {
+        "seconds_each": options.seconds,
+        "budget": {"share_of_bytes": options.share, "max_drop": options.drop},
+    }
+    figures |= compared(options.network, task, found, folder, options.timing)
     show(figures)
-    write_result(HERE / f"frontier_{options.network}.json", figures)
+    end = "" if options.name is None else f"_{options.name}"
+    write_result(HERE / f"frontier_{options.network}{end}.json", figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
-from benchmarks.training.jobs import MIX
+from benchmarks.training.jobs import MIX, VARIED
 from torch import Tensor, nn
 
 from tenfold.compress.layers import weighted_layers
@@ -42,6 +42,9 @@ RECIPE = TrainingRecipe(
 MIXED = replace(
     RECIPE, optimizer=Sgd(0.1, 0.9, 3e-4), teaching=0.95, temperature=2.0, augmentation=MIX, clip=5.0
 )
+# Turned and recoloured as well, and mixed evenly: what a teacher has to say of more and stranger images.
+STRANGE = replace(MIXED, augmentation=replace(VARIED, mixup=1.0))
+RECIPES = {"no": RECIPE, "mixed": MIXED, "strange": STRANGE}  # by what is shown
 KNOWN_BY = 400  # steps: by then everything is compiled and captured
 LEAST_STEPS = 2_000  # of a healing that is bounded by its time
 FINE_TUNED = 0.12  # of the passes fine-tune shared values
@@ -93,7 +96,7 @@ class Bench:
     @property
     def mixed(self) -> bool:
         """Whether images are cut and mixed."""
-        return self.recipe.augmentation == MIX
+        return self.recipe.augmentation.cutmix > 0
 
     @property
     def fine_tuned(self) -> float:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.compress.resnet56_healing import BITS, MIXED, RECIPE, SPARSITY, Bench, held
+from benchmarks.compress.resnet56_healing import BITS, RECIPE, RECIPES, SPARSITY, Bench, held
 from benchmarks.training.jobs import JOBS as TRAINED
 from safetensors.torch import save_file
 from torch import nn
@@ -217,9 +217,7 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
         precision = Precision(channels_last=True, bf16=True)
     else:
         precision = fastest_precision(model, task.train.select(range(64))[0])
-    recipe = replace(
-        MIXED if options.mixed else RECIPE, compile=Compiling.ON if options.compile else Compiling.OFF
-    )
+    recipe = replace(RECIPES[options.mixed], compile=Compiling.ON if options.compile else Compiling.OFF)
     bench = Bench(
         model.eval(),
         task,
@@ -250,7 +248,10 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("OUT", "runs")) / "resnet56")
     parser.add_argument("--weights", type=Path, help="safetensors of the original, in place of the zoo's")
-    parser.add_argument("--mixed", action="store_true", help="heal with cut and mixed images")
+    parser.add_argument(
+        "--mixed", nargs="?", const="mixed", default="no", choices=list(RECIPES),
+        help="heal with cut and mixed images; strange: with turned and recoloured ones too",
+    )  # fmt: skip
     parser.add_argument("--beside", type=Path, help=f"weights of {BESIDE}, which then teaches too")
     parser.add_argument("--architecture", default="resnet56", help="of --weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -273,7 +274,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.each is not None and options.each <= 0:
         parser.error(f"--each must be above 0, not {options.each:g}")
-    if options.mixed and options.design not in (None, *designs(few=True)):
+    if options.mixed != "no" and options.design not in (None, *designs(few=True)):
         parser.error(f"--mixed tries only {' and '.join(designs(few=True))}")
     began = time.monotonic()
     if options.device == "cpu":
@@ -303,7 +304,7 @@ def main() -> None:
             figures = {
                 "job": name,
                 "seed": seed,
-                "mixed": bench.mixed,
+                "mixed": options.mixed,
                 "training_images": len(bench.data["train"]),
                 "teachers": ["original"] if bench.beside is None else ["original", BESIDE],
                 "seconds": took[name],

@@ -92,10 +92,11 @@ def long(
     decay: float,
     epochs: float,
     augmentation: Augmentation,
+    rate: float = 0.2,
 ) -> Job:
     """Trained on for long, at a high rate again and in smaller batches."""
     changes = {"epochs": epochs, "batch_size": 256, "augmentation": augmentation}
-    return continued(architecture, options, start, load, optimizer=Sgd(0.2, 0.9, decay), **changes)
+    return continued(architecture, options, start, load, optimizer=Sgd(rate, 0.9, decay), **changes)
 
 
 def strong_teacher(seed: int, augmentation: Augmentation) -> Job:
@@ -146,6 +147,10 @@ JOBS: dict[str, Job] = {
     "resnet20-long": long("resnet20", {}, "resnet20-tuned", 1.5, 1e-4, 400, MILD_MIX),
     "mobilenet_v2-long": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 2.5, 3e-4, 200, MIX),
     "mobilenet_v2-longer": long("mobilenet_v2", SMALL, "mobilenet_v2-tuned", 2.5, 4e-4, 300, MIX),
+    "mobilenet_v2-again": long("mobilenet_v2", SMALL, "mobilenet_v2-longer", 2.5, 4e-4, 140, MIX, rate=0.1),
+    "mobilenet_v2-varied": long(
+        "mobilenet_v2", SMALL, "mobilenet_v2-again", 2.5, 3e-4, 150, replace(VARIED, mixup=1.0), rate=0.1
+    ),
     "vit_ti": Job(
         "vit_ti_16",
         {"resolution": SIDE, "patch_size": 4},

@@ -11,6 +11,8 @@ import tenfold
 from tenfold.data import fashion_mnist
 from tenfold.errors import BudgetError, OutputError, TenfoldWarning
 from tenfold.models import CifarResNet
+from tenfold.training import training_place
+from tenfold.training.result import device_name
 
 LIMIT = 30.0  # the baselines of a slow machine fit too
 
@@ -41,6 +43,7 @@ def test_the_folder_holds_what_is_promised(run):
     assert {"eager", "onnx-fp32", "onnx-int8-static", "onnx-int8-dynamic"} <= ids
     assert data["best"] == frontier.best_id
     assert data["feasible"] is True
+    assert data["provenance"]["train_on"] == device_name(training_place())
     for point in data["points"]:
         files = [path for path in (out / point["artifact"]).iterdir() if path.suffix == ".onnx"]
         assert point["id"] == "eager" or files[0].stat().st_size == point["size_bytes"]

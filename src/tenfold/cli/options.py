@@ -36,6 +36,10 @@ Base = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="threads of one inference")]
+TrainOn = Annotated[
+    str | None,
+    typer.Option("--train-on", help="cpu or cuda: where it is healed; without, a GPU if there is one"),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="examples in one inference")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 

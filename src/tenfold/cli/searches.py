@@ -18,6 +18,7 @@ from tenfold.cli.options import (
     Network,
     Seed,
     Threads,
+    TrainOn,
     err,
     out,
     read_task,
@@ -46,6 +47,7 @@ def shrink(
     threads: Threads = 1,
     batch: Batch = 1,
     seed: Seed = 0,
+    train_on: TrainOn = None,
     debug: Debug = False,
 ) -> None:
     """Turn a trained network, data and a budget into a measured frontier and a verified artefact."""
@@ -66,6 +68,8 @@ def shrink(
         from tenfold.search import Budget
         from tenfold.search import shrink as job
         from tenfold.search.console import Console as Progress
+        from tenfold.training import training_place
+    place = training_place(train_on, "--train-on").type
     budget = Budget(**{name: value or None for name, value in limits.items()})
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
@@ -78,6 +82,7 @@ def shrink(
             minimize=minimize,
             time_limit=seconds,
             seed=seed,
+            train_on=place,
             report=report,
             provenance={"network": network, "data": data, "command": " ".join(sys.argv[1:])},
         )
@@ -107,6 +112,7 @@ def apply(
     image_size: ImageSize = None,
     base: Base = None,
     threads: Threads = 1,
+    train_on: TrainOn = None,
     debug: Debug = False,
 ) -> None:
     """Make the network that a recipe describes: saved, exported to ONNX and verified."""
@@ -116,9 +122,11 @@ def apply(
     from tenfold.cost import Device
     from tenfold.search.applying import apply_to_folder
     from tenfold.search.console import Console as Progress
+    from tenfold.training import training_place
 
+    place = training_place(train_on, "--train-on").type
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
     with Progress(err) as report:
-        made = apply_to_folder(steps, task, folder, Device(threads=threads), report=report)
+        made = apply_to_folder(steps, task, folder, Device(threads=threads), report=report, train_on=place)
     out.print(made.summary(), soft_wrap=True, markup=False, highlight=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.cli.options import Base, Data, Debug, ImageSize, Seed, err, out, starting
-from tenfold.errors import DataError, NetworkError, OutputError
+from tenfold.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,9 +65,9 @@ def train(
         from tenfold.report import learning_curves
         from tenfold.search.console import Console as Progress
         from tenfold.training import train as run
-        from tenfold.training import training_recipe
+        from tenfold.training import training_place, training_recipe
     chosen = training_recipe(recipe, epochs=epochs)
-    place = device_for(device)
+    place = training_place(device, "--device")
     with starting("reading the network and the data"):
         splits = load_data(data, image_size=image_size)
         model, named = network_for(network, splits, chosen.stochastic_depth, seed, base)
@@ -103,21 +103,6 @@ def train(
     except OutputError as error:
         print(f"no picture: {error}", file=sys.stderr)
     out.print("\n".join(map(str, written)), soft_wrap=True, markup=False, highlight=False)
-
-
-def device_for(name: str | None) -> str:
-    """The device asked for, checked; a GPU if there is one where none is named."""
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise NetworkError(f"--device is cpu or cuda, not {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise NetworkError(
-            "--device cuda: this PyTorch sees no GPU; leave the option out to train on the processor"
-        )
-    return name
 
 
 def network_for(

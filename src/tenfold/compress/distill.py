@@ -42,7 +42,6 @@ from tenfold.training import (
     stage_pairs,
 )
 from tenfold.training.norms import batch_norms
-from tenfold.training.precision import device_of
 
 DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
 FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
@@ -169,9 +168,9 @@ class Distill:
             len(train),
             self.batch_size,
             training_bytes(task.model, task.zeros(1)),
-            on_cpu=device_of(model).type == "cpu",
+            on_cpu=run.train_on.type == "cpu",
         )
-        student = copy.deepcopy(model).eval()
+        student = copy.deepcopy(model).eval().to(run.train_on)
         original = task.model if run.teacher is None else run.teacher
         keeper = self._keeper(student, train, run)
         decided = {} if keeper is None else keeper.decided  # by the run that this one goes on with, if any
@@ -254,7 +253,7 @@ class Distill:
             versions.note("trained")
         kept = versions.restore_best()
         return Applied(
-            student.eval(),
+            student.cpu().eval(),
             {
                 "kept": kept,
                 "held_out_losses": versions.losses,
@@ -416,11 +415,11 @@ def teacher_outputs(
 
     By `deadline` (`time.monotonic()`) the precision is to be found, where none is given.
     """
-    key = f"teacher outputs {fingerprint(teacher, split)} {batch_size} {precision} {run.seed}"
+    key = f"teacher outputs {fingerprint(teacher, split)} {batch_size} {precision} {run.seed} {run.train_on}"
     if key not in run.cache:
         run.cache[key] = TeacherOutputs(
             teacher, split, batch_size=batch_size, precision=precision, folder=run.folder, seed=run.seed,
-            deadline=deadline,
+            deadline=deadline, device=run.train_on,
         )  # fmt: skip
     outputs: TeacherOutputs = run.cache[key]
     return outputs

@@ -22,6 +22,7 @@ from tenfold.training import (
     fit,
     mean_loss,
 )
+from tenfold.training.place import placed
 from tenfold.training.precision import device_of
 
 Wrap = Callable[[Objective, int], Objective]  # an objective and the number of steps to come
@@ -47,63 +48,67 @@ def heal(
     keep_always: bool = False,
     settings: Distill | None = None,
     optimizer: OptimizerSettings | None = None,
+    moves: bool = True,
 ) -> Healed:
     """Teach `model` in place, for `epochs` passes, to answer as the teacher does; `Distill` with its usual settings.
 
-    `settings` and `optimizer` are others than the usual.
+    `settings` and `optimizer` are others than the usual. It trains where the run says, unless the model holds tensors
+    that are neither parameters nor buffers (`moves` is False). Whatever requires gradients is trained. Unless
+    `keep_always`, weights that answer held-out examples worse than before are not kept.
 
-    Raises `OutOfTime` where the run's deadline comes first. Whatever requires gradients moves. Unless `keep_always`, weights that answer held-out examples worse than before
-    are not kept.
+    Raises `OutOfTime` where the run's deadline comes first.
     """
     settings = settings or Distill()
     original = task.model if run.teacher is None else run.teacher
+    place = run.train_on if moves else device_of(model)
     train, held = held_out(task.train)
     asked = None if settings.teacher_precision is None else Precision.named(settings.teacher_precision)
     batch_size = batch_for(
         len(train),
         settings.batch_size,
         training_bytes(task.model, task.zeros(1)),
-        on_cpu=device_of(model).type == "cpu",
+        on_cpu=place.type == "cpu",
     )
-    teacher = teacher_outputs(original, train, run, batch_size, asked)
-    judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
-    precision = (
-        fastest_precision(model, train.select(range(batch_size))[0])
-        if settings.precision is None
-        else Precision.named(settings.precision)
-    )
-    steps = math.ceil(epochs * max(1, len(train) // batch_size))
-
-    def objective_of(answers: TeacherOutputs) -> Distillation:
-        return Distillation(answers, temperature=settings.temperature, alpha=settings.alpha)
-
-    def judged() -> float:
-        return mean_loss(model, held, objective_of(judge), precision=precision)
-
-    before = judged()
-    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    try:
-        result = fit(
-            model,
-            train,
-            wrap(objective_of(teacher), steps),
-            epochs=epochs,
-            until=run.deadline,
-            optimizer=optimizer or settings.optimizer(model, batch_size),
-            batch_size=batch_size,
-            seed=run.seed,
-            precision=precision,
-            hold_norms=True,
-            progress=run.progress,
+    with placed(model, place):
+        teacher = teacher_outputs(original, train, run, batch_size, asked)
+        judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
+        precision = (
+            fastest_precision(model, train.select(range(batch_size))[0])
+            if settings.precision is None
+            else Precision.named(settings.precision)
         )
-    finally:
-        teacher.save()
-        judge.save()
-    if result.steps < steps:  # a recipe states the passes, and would train for all of them elsewhere
-        raise OutOfTime(f"the time was over after {result.epochs:.2g} of {epochs:g} passes of training")
-    after = judged()
-    kept = keep_always or after < before
-    if not kept:
-        model.load_state_dict(weights)
+        steps = math.ceil(epochs * max(1, len(train) // batch_size))
+
+        def objective_of(answers: TeacherOutputs) -> Distillation:
+            return Distillation(answers, temperature=settings.temperature, alpha=settings.alpha)
+
+        def judged() -> float:
+            return mean_loss(model, held, objective_of(judge), precision=precision)
+
+        before = judged()
+        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        try:
+            result = fit(
+                model,
+                train,
+                wrap(objective_of(teacher), steps),
+                epochs=epochs,
+                until=run.deadline,
+                optimizer=optimizer or settings.optimizer(model, batch_size),
+                batch_size=batch_size,
+                seed=run.seed,
+                precision=precision,
+                hold_norms=True,
+                progress=run.progress,
+            )
+        finally:
+            teacher.save()
+            judge.save()
+        if result.steps < steps:  # a recipe states the passes, and would train for all of them elsewhere
+            raise OutOfTime(f"the time was over after {result.epochs:.2g} of {epochs:g} passes of training")
+        after = judged()
+        kept = keep_always or after < before
+        if not kept:
+            model.load_state_dict(weights)
     model.eval()
     return Healed(before, after, kept, result.steps)

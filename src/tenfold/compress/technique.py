@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from tenfold.cost import Device, Inputs
@@ -44,6 +45,7 @@ class Run:
     changed); `progress(fraction, text)` may be called at any rate; `folder` is for caches that may be kept
     between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
     `checkpoint` is a file where long work keeps how far it is, to go on from when it is called again with the same.
+    `train_on` is where what trains does so; networks come from the CPU and go back there.
     `latency(model)` measures the milliseconds of one call through the runtime that will serve the network; None
     where nothing can.
     """
@@ -55,6 +57,7 @@ class Run:
     folder: Path | None = None
     checkpoint: Path | None = None
     teacher: nn.Module | None = None
+    train_on: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: dict[str, Any] = field(default_factory=dict)
     latency: Callable[[nn.Module], float] | None = None
 

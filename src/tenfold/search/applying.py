@@ -17,6 +17,7 @@ from tenfold.errors import OutputError
 from tenfold.search.clock import Report, silent
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, serve, verified
+from tenfold.training import place_for, training_place
 
 LATENCY_SECONDS = 1.5
 
@@ -39,21 +40,31 @@ class Made:
 
 
 def apply_to_folder(
-    recipe: Recipe, task: Task, folder: Path | str, device: Device | None = None, report: Report = silent
+    recipe: Recipe,
+    task: Task,
+    folder: Path | str,
+    device: Device | None = None,
+    report: Report = silent,
+    train_on: str | None = None,
 ) -> Made:
     """Make the recipe's network from `task.model` and write it to `folder`, which must not hold anything yet.
+
+    `train_on` ("cpu" or "cuda") is where it is trained, by default a GPU if there is one.
 
     Raises `RecipeError` where the recipe does not go with the network, `ExportError` or `VerificationError`
     where the result cannot be served, `OutputError` where the folder is in use or cannot be written.
     """
     folder, device = Path(folder), device or Device()
+    training_place(train_on)  # a wrong name is told before anything else
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder} is not empty: name another folder, or remove it")
     check_task(task)
+    place = place_for(task.model, task.example(2), train_on)
     run = Run(
         seed=recipe.seed,
         device=device,
         teacher=task.model,
+        train_on=place,
         progress=lambda fraction, text: report("recipe", fraction, text),
         latency=lambda network: served_latency(network, task, device),
     )

@@ -33,6 +33,7 @@ from tenfold.search.job import Job, fill_scores, interval_seconds
 from tenfold.search.point import Point
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, unquantized
+from tenfold.training.result import device_name
 
 RESULT = "frontier.json"
 MEASURED_SHARE = 0.03  # of the time limit, for the last timing
@@ -222,6 +223,7 @@ def sections(job: Job, points: list[Point], best: Point, provenance: dict[str, A
             **provenance,
             **machine,
             "threads": job.device.threads,
+            "train_on": device_name(job.train_on),
             "batch": job.device.batch,
             "runtime": job.device.runtime,
             "seed": job.seed,

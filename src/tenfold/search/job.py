@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,6 +47,7 @@ class Job:
     store: Store
     clock: Clock
     seed: int
+    train_on: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,6 +70,7 @@ class Job:
             folder=self.store.root / "cache",
             checkpoint=checkpoint,
             teacher=self.task.model,
+            train_on=self.train_on,
             cache=self.cache,
         )
 

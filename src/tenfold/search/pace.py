@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from tenfold.errors import NetworkError
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
@@ -9,6 +11,7 @@ from tenfold.training import precision_and_pace
 
 TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
 PACE_EXAMPLES = 16
+GPU_EXAMPLES = 128  # a GPU takes as long for few
 
 
 def original_pass(job: Job) -> float:
@@ -19,7 +22,9 @@ def original_pass(job: Job) -> float:
     task, stored = job.task, job.store.step("pace")
     if stored is None:
         try:
-            _, pace = precision_and_pace(task.model, task.example(PACE_EXAMPLES), examples=PACE_EXAMPLES)
+            examples = PACE_EXAMPLES if job.train_on.type == "cpu" else GPU_EXAMPLES
+            model = copy.deepcopy(task.model).to(job.train_on)
+            _, pace = precision_and_pace(model, task.example(examples), examples=examples)
         except (RuntimeError, NetworkError):  # it has no backward pass; what heals will say so
             pace = TRAINING_OVER_FORWARD * (job.store.point(ORIGINAL).seconds_per_example or 1e-3)
         stored = {"seconds_per_example": pace}

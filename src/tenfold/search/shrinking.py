@@ -24,6 +24,7 @@ from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
 from tenfold.search.structures import scan
 from tenfold.search.variants import add_variants, add_what_may_do
+from tenfold.training import place_for, training_place
 
 FINISHED = "finished"  # the step that says so
 SHORTEST_TIME = 10.0  # seconds; less does not even export a small network
@@ -38,13 +39,15 @@ def shrink(
     minimize: str = "latency",
     time_limit: float = 300.0,
     seed: int = 0,
+    train_on: str | None = None,
     report: Report = silent,
     provenance: dict[str, Any] | None = None,
 ) -> Frontier:
     """Search for the network that fits `budget` on `device`, within `time_limit` seconds; write it all to `out`.
 
     `minimize` ("latency" or "size") says what the best point is to have least of, among those that meet the
-    budget. A run that was interrupted goes on where it stopped when called again with the same arguments; a
+    budget. `train_on` ("cpu" or "cuda") is where networks are healed, by default a GPU if there is one; the `device`
+    serves them. A run that was interrupted goes on where it stopped when called again with the same arguments; a
     finished one is handed back, or goes on if it is given more time. `report(phase, fraction, text)` is called as the work proceeds.
 
     Raises `BudgetError`, `DataError`, `NetworkError`, `MetricError` or `OutputError` before any long work, and
@@ -58,8 +61,10 @@ def shrink(
     if device.runtime != "onnxruntime":
         raise BudgetError(f"shrink serves through onnxruntime; the device asks for {device.runtime}")
     started = time.monotonic()
+    training_place(train_on)  # a wrong name is told before anything else
     task.model.eval()
     check_task(task)
+    place = place_for(task.model, task.example(2), train_on)
     if budget.max_drop is not None and half_width(len(task.validation)) > budget.max_drop:
         warnings.warn(too_few(task, budget.max_drop), TenfoldWarning, stacklevel=2)
     identity = identity_of(
@@ -79,7 +84,7 @@ def shrink(
     if finished is not None and time_limit <= finished["time_limit"] and (store.root / RESULT).exists():
         return Frontier.from_json(read_json(store.root / RESULT), store.root, task.model)
     clock = Clock(time_limit, before=store.spent() + time.monotonic() - started, report=report)
-    job = Job(task, budget, device, minimize, store, clock, seed)
+    job = Job(task, budget, device, minimize, store, clock, seed, place)
     with keeping_time(job):
         add_baselines(job)
         if plain_known(job):

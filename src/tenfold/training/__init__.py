@@ -19,6 +19,7 @@ from tenfold.training.norms import refresh_statistics
 from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
 from tenfold.training.outputs import TeacherOutputs, fingerprint
+from tenfold.training.place import place_for, training_place
 from tenfold.training.precision import Precision, fastest_precision, precision_and_pace
 from tenfold.training.recipes import (
     TrainingRecipe,
@@ -66,7 +67,9 @@ __all__ = [
     "hard_loss",
     "held_zeros",
     "mean_loss",
+    "place_for",
     "precision_and_pace",
+    "training_place",
     "parse_training_recipe",
     "refresh_statistics",
     "relation_loss",

@@ -34,7 +34,8 @@ class TeacherOutputs:
     weights and the data, so that a job started again does not ask twice. `batch_size` and `seed` are those of the
     training to come: each of its steps (`Split.batches`) then needs no more of the teacher than what it shows itself;
     in another training the answers are the same in kind, but more of them are waited for at first. Past `deadline`
-    (`time.monotonic()`) no further `precision` is tried, where none is given.
+    (`time.monotonic()`) no further `precision` is tried, where none is given. It answers on `device`, by default the
+    one that it lies on.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class TeacherOutputs:
         folder: Path | None = None,
         seed: int = 0,
         deadline: float = math.inf,
+        device: torch.device | None = None,
     ) -> None:
-        self.device = device_of(teacher)
-        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.device = device or device_of(teacher)
+        self.teacher = copy.deepcopy(teacher).to(self.device).eval().requires_grad_(False)
         self.batch_size, self.seed, self._split = batch_size, seed, split
         self.key = fingerprint(teacher, split)
         self._folder = None if folder is None else Path(folder)

@@ -129,7 +129,9 @@ def train_aware(
 def taught(network: nn.Module, task: Task, run: Run, epochs: float) -> Healed:
     """Heal a network of `Aware` weights in place, by the original's answers alone."""
     settings = Distill(alpha=0.0, precision="fp32", teacher_precision="fp32")  # steps are finer than bfloat16
-    return heal(network, task, run, epochs, settings=settings, optimizer=AdamW(RATE, weight_decay=0.0))
+    return heal(
+        network, task, run, epochs, settings=settings, optimizer=AdamW(RATE, weight_decay=0.0), moves=False
+    )
 
 
 def trainable(
