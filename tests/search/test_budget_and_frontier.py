@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tenfold.errors import BudgetError, MetricError
 from tenfold.search.budget import Budget
-from tenfold.search.finish import message
+from tenfold.search.finish import OPEN_BYTES, held_together, message
 from tenfold.search.frontier import ORIGINAL, choose, computed_in, dominates, mark, nearest
 from tenfold.search.point import Point
 from tenfold.search.quantities import dimensions, megabytes, milliseconds, seconds, share
@@ -241,3 +242,14 @@ def test_a_best_that_missed_on_test_is_not_called_no_network():
     chosen.drop, chosen.drop_low, chosen.drop_high = 0.012, 0.009, 0.015
     text = message(Budget(max_drop=0.01), [chosen], chosen, "max_drop")
     assert text.startswith("c1, chosen on validation, missed the budget on the test set: the loss of c1")
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 2 * int(OPEN_BYTES))), min_size=1, max_size=12))
+def test_files_that_are_timed_together_fit_in_memory(sizes: list[int | None]) -> None:
+    points = [Point(str(i), "candidate", "", size_bytes=size) for i, size in enumerate(sizes)]
+    groups = held_together(points)
+    assert [point for group in groups for point in group] == points
+    for group in groups:
+        assert len(group) == 1 or sum(point.size_bytes or 0 for point in group) <= OPEN_BYTES
+    for one, two in itertools.pairwise(groups):  # none could have held the next one's first
+        assert sum(point.size_bytes or 0 for point in (*one, two[0])) > OPEN_BYTES

@@ -38,6 +38,7 @@ from tenfold.training.result import device_name
 RESULT = "frontier.json"
 MEASURED_SHARE = 0.03  # of the time limit, for the last timing
 LONGEST_MEASURE = 30.0
+OPEN_BYTES = 1e9  # of files that the last timing holds in memory at once, where they take twice as much
 SLACK_SECONDS = 4.0  # for choosing, copying and the report
 BEST_SHARE = 0.5  # of what the original takes on the test set, that time is kept for scoring the best
 
@@ -96,15 +97,37 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
 
 
 def time_together(job: Job, points: list[Point]) -> None:
-    """Time all artefacts interleaved in one run: the latencies that are reported."""
+    """Time all artefacts interleaved in one run, large ones in several: the latencies that are reported."""
     inputs = job.task.example(job.device.batch)
+    groups = held_together(points)
     with job.clock.phase("measuring") as progress:
-        sessions = {point.id: job.artifact(point).session(job.device.threads) for point in points}
-        calls = {name: (lambda session=session: session(inputs)) for name, session in sessions.items()}
-        timings = measure(calls, seconds=measure_seconds(job), seed=job.seed, progress=progress)
+        for group in groups:
+            sessions = {point.id: job.artifact(point).session(job.device.threads) for point in group}
+            calls = {name: (lambda session=session: session(inputs)) for name, session in sessions.items()}
+            seconds = measure_seconds(job) / len(groups)
+            timings = measure(calls, seconds=seconds, seed=job.seed, progress=progress)
+            for point in group:
+                timing = timings[point.id]
+                point.latency_ms, point.latency_iqr_ms, point.runs = (
+                    timing.median_ms,
+                    timing.iqr_ms,
+                    timing.runs,
+                )
+            del sessions, calls  # before the next group is opened
+
+
+def held_together(points: list[Point]) -> list[list[Point]]:
+    """The points parted, in their order, so that no group has more than `OPEN_BYTES` of files, or but one."""
+    groups: list[list[Point]] = [[]]
+    held = 0.0
     for point in points:
-        timing = timings[point.id]
-        point.latency_ms, point.latency_iqr_ms, point.runs = timing.median_ms, timing.iqr_ms, timing.runs
+        size = float(point.size_bytes or 0)
+        if groups[-1] and held + size > OPEN_BYTES:
+            groups.append([])
+            held = 0.0
+        groups[-1].append(point)
+        held += size
+    return groups
 
 
 def score_on_test(job: Job, points: list[Point], best: Point) -> None:
