@@ -94,7 +94,11 @@ def everything(task: Task, seconds: float, folder: Path, share: float, drop: flo
         for point in points
         if point["artifact"]
     }
-    return {"files": {k: v for k, v in files.items() if Path(v).exists()}, "notes": frontier.sections["notes"]}  # fmt: skip
+    return {
+        "files": {k: v for k, v in files.items() if Path(v).exists()},
+        "notes": frontier.sections["notes"],
+        "trained_on": frontier.sections["provenance"]["train_on"],
+    }
 
 
 def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: Path) -> dict[str, Any]:
@@ -108,8 +112,8 @@ def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: P
             model = Distill(seconds=left).apply(model, task, run).model
         deploy_onnx(model, task.example(2), path)
     except TenfoldError as error:
-        return {"refused": str(error)}
-    return {"file": str(path)}
+        return {"refused": str(error), "trained_on": device_name(training_place())}
+    return {"file": str(path), "trained_on": device_name(training_place())}
 
 
 def scored(file: str, task: Task) -> dict[str, Any]:
@@ -145,6 +149,8 @@ def compared(
     files |= {title: part["file"] for title, part in named.items() if "file" in part}
     refused = {title: part["refused"] for title, part in named.items() if "refused" in part}
     whole = parts[SHRINK]
+    if len({part["trained_on"] for part in parts.values()}) > 1:
+        raise SystemExit("the parts were not all trained on the same kind of device: make them anew")
     took = {SHRINK: whole["seconds"], **{title: part["seconds"] for title, part in named.items()}}
     points = {f"shrink: {label}": file for label, file in whole["files"].items()}
     every = {**files, **points}
@@ -186,7 +192,7 @@ def compared(
             rows[title]["dominated_by"] = [point for point in points if dominates(point, title)]
     return {
         "network": f"zoo:{name}", "training_images": len(task.train), "test_images": len(right_of[ORIGINAL]),
-        "trained_on": device_name(training_place()), "took": took, "rows": rows, "refused": refused,
+        "trained_on": whole["trained_on"], "took": took, "rows": rows, "refused": refused,
         "shrink_notes": whole["notes"], "cpu": int8_note(), "threads": torch.get_num_threads(),
     }  # fmt: skip
 
@@ -224,9 +230,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=TRAINING, help="of CIFAR-10 to learn from")
     parser.add_argument("--name", help="ends the name of the result file")
     parts = [SHRINK, *(str(number) for number in range(len(SINGLE)))]
-    parser.add_argument("--only", nargs="*", choices=parts, help="make these alone, by number, and end")
+    parser.add_argument("--only", nargs="+", choices=parts, help="make these alone, by number, and end")
     options = parser.parse_args()
+    if options.network != "resnet56" and options.images != TRAINING:
+        parser.error("--images is for resnet56; the photos are as many as they are")
     name = f"{options.network}-{options.seconds:g}-{options.share:g}-{options.drop:g}-{options.images}"
+    name += "" if options.name is None else f"-{options.name}"
     folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     task = NETWORKS[options.network](options.images)

@@ -3,7 +3,7 @@
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.resnet56_networks --seconds 480 --seeds 0 1 2
 
 Every network is healed alike: by the original's answers to the images as they are shown (crops and mirrors; with
-`--mixed` cut and mixed too, beside the answers of a larger network where `--beside` names its weights), with the same
+`--mixed` cut and mixed too, with `--mixed strange` turned and recoloured as well, beside the answers of a larger network where `--beside` names its weights), with the same
 recipe and for as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
 validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
 it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
@@ -304,7 +304,8 @@ def main() -> None:
             figures = {
                 "job": name,
                 "seed": seed,
-                "mixed": options.mixed,
+                "mixed": bench.mixed,
+                "shown": options.mixed,
                 "training_images": len(bench.data["train"]),
                 "teachers": ["original"] if bench.beside is None else ["original", BESIDE],
                 "seconds": took[name],

@@ -69,7 +69,8 @@ def memory_reported() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        raise NetworkError("memory ran out: train in smaller batches, or on a machine with more") from error
+        hint = "on the processor (train_on cpu)" if "cuda" in str(error).lower() else "on a machine with more"
+        raise NetworkError(f"memory ran out: train in smaller batches, or {hint}") from error
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.Monk
 
 def test_what_is_trained_comes_last_and_is_given_its_time(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.search.variants.seconds_plain", lambda job: 1.0)
-    monkeypatch.setattr("tenfold.search.variants.original_pass", lambda job: 3.0)
+    monkeypatch.setattr("tenfold.search.variants.original_pass", lambda job, place: 3.0)
     assert list(VARIANTS)[-1] == "int8-trained"
     plain, trained = (seconds_for(job, VARIANTS[name]) for name in ("int8-equalized", "int8-trained"))
     assert (plain, trained) == (2.0, 2.0 + 2 * 2 * 3.0)  # two passes, each twice as slow as a plain one
@@ -151,7 +151,7 @@ def test_what_is_trained_comes_last_and_is_given_its_time(job: Job, monkeypatch:
     # Where the plain network loses by integers, a healed one is expected to do so too.
     assert kept(0.3) == pytest.approx(kept(0.0) + 2 * (plain + trained))
     # What is too slow for its share of the time is not waited for.
-    monkeypatch.setattr("tenfold.search.variants.original_pass", lambda job: 300.0)
+    monkeypatch.setattr("tenfold.search.variants.original_pass", lambda job, place: 300.0)
     assert kept(0.3) == pytest.approx(kept(0.0) + 2 * plain)
     job.store.update(found)
 

@@ -18,9 +18,9 @@ from tenfold.compress.share import Scalar, Share
 from tenfold.compress.technique import Technique
 from tenfold.data import Task
 from tenfold.data.sample import fashion_mnist
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, TenfoldWarning
 from tenfold.models import create
-from tenfold.training import training_place
+from tenfold.training import place, place_for, training_place
 from tenfold.training.place import placed
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -53,6 +53,36 @@ def test_the_commands_refuse_it_before_anything_is_read(
     assert leaving.value.code == 1
     assert "--train-on is cpu or cuda, not 'tpu'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class MakesTensors(nn.Module):
+    """A network that cannot leave the CPU: what it adds always lies there."""
+
+    def __init__(self, adds: bool) -> None:
+        super().__init__()
+        self.layer, self.adds = nn.Linear(2, 2), adds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + torch.ones(2) if self.adds else self.layer(x)
+
+
+def test_what_cannot_move_is_trained_on_the_processor_unless_it_was_to_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(place, "training_place", lambda name: torch.device("meta"))
+    assert place_for(MakesTensors(adds=False), torch.zeros(2, 2)) == torch.device("meta")
+    with pytest.warns(TenfoldWarning, match="does not run on the GPU .*: it is trained on the processor"):
+        assert place_for(MakesTensors(adds=True), torch.zeros(2, 2)) == torch.device("cpu")
+    with pytest.raises(NetworkError, match="leave train_on out, or say cpu"):
+        place_for(MakesTensors(adds=True), torch.zeros(2, 2), "cuda")
+
+
+def test_a_healing_goes_on_only_on_the_kind_of_device_that_it_was_begun_on(tmp_path: Path) -> None:
+    task = small_task()
+    kept = Distill()._keeper(task.model, task.train, Run(checkpoint=tmp_path / "kept"), 32)
+    assert kept is not None
+    assert kept.facts["device"] == "cpu"
+    assert kept.facts["batch_size"] == 32
 
 
 def test_parameters_stay_the_same_objects_where_a_model_lies_elsewhere_for_a_while() -> None:

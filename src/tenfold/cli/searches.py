@@ -69,7 +69,7 @@ def shrink(
         from tenfold.search import shrink as job
         from tenfold.search.console import Console as Progress
         from tenfold.training import training_place
-    place = training_place(train_on, "--train-on").type
+    training_place(train_on, "--train-on")
     budget = Budget(**{name: value or None for name, value in limits.items()})
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
@@ -82,7 +82,7 @@ def shrink(
             minimize=minimize,
             time_limit=seconds,
             seed=seed,
-            train_on=place,
+            train_on=train_on,
             report=report,
             provenance={"network": network, "data": data, "command": " ".join(sys.argv[1:])},
         )
@@ -124,9 +124,9 @@ def apply(
     from tenfold.search.console import Console as Progress
     from tenfold.training import training_place
 
-    place = training_place(train_on, "--train-on").type
+    training_place(train_on, "--train-on")
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
     with Progress(err) as report:
-        made = apply_to_folder(steps, task, folder, Device(threads=threads), report=report, train_on=place)
+        made = apply_to_folder(steps, task, folder, Device(threads=threads), report=report, train_on=train_on)
     out.print(made.summary(), soft_wrap=True, markup=False, highlight=False)

@@ -42,6 +42,8 @@ from tenfold.training import (
     stage_pairs,
 )
 from tenfold.training.norms import batch_norms
+from tenfold.training.precision import device_of
+from tenfold.training.result import device_name
 
 DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
 FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
@@ -168,11 +170,11 @@ class Distill:
             len(train),
             self.batch_size,
             training_bytes(task.model, task.zeros(1)),
-            on_cpu=run.train_on.type == "cpu",
         )
-        student = copy.deepcopy(model).eval().to(run.train_on)
+        home, place = device_of(model), run.place(model)
+        student = copy.deepcopy(model).eval().to(place)
         original = task.model if run.teacher is None else run.teacher
-        keeper = self._keeper(student, train, run)
+        keeper = self._keeper(student, train, run, batch_size)
         decided = {} if keeper is None else keeper.decided  # by the run that this one goes on with, if any
         asked = decided.get("teacher_precision", self.teacher_precision)
         trials_end = started + TRIALS_SHARE * (deadline - started)
@@ -253,7 +255,7 @@ class Distill:
             versions.note("trained")
         kept = versions.restore_best()
         return Applied(
-            student.cpu().eval(),
+            student.to(home).eval(),
             {
                 "kept": kept,
                 "held_out_losses": versions.losses,
@@ -270,6 +272,7 @@ class Distill:
                 "examples": len(train),
                 "batch_size": batch_size,
                 "optimizer": {"name": type(optimizer).__name__, **asdict(optimizer)},
+                "trained_on": device_name(place),
                 "precision": str(precision),
                 "teacher_precision": str(teacher.precision),
                 "views": [view.value for view in views],
@@ -281,12 +284,14 @@ class Distill:
         """Training changes no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
 
-    def _keeper(self, student: nn.Module, train: Split, run: Run) -> Keeper | None:
-        """What keeps this very training: of this network on these data, with these settings but for the bounds."""
+    def _keeper(self, student: nn.Module, train: Split, run: Run, batch_size: int) -> Keeper | None:
+        """What keeps this very training: of this network on these data and this kind of device, with these settings
+        but for the bounds."""
         if run.checkpoint is None:
             return None
         settings = asdict(replace(self, seconds=None, epochs=None, steps=None))
         facts = {"network": fingerprint(student, train), "seed": run.seed, "settings": repr(settings)}
+        facts |= {"batch_size": batch_size, "device": device_of(student).type}
         return Keeper(run.checkpoint, facts)
 
     def _outputs_alone(
@@ -385,11 +390,14 @@ def held_out(data: Split) -> tuple[Split, Split]:
     return data.subset(order[number:].sort().values), data.subset(order[:number].sort().values)
 
 
-def batch_for(examples: int, largest: int, bytes_each: float = 0.0, *, on_cpu: bool = True) -> int:
-    """A batch small enough that an epoch takes several steps, on a CPU hundreds, and that fits in memory."""
+def batch_for(examples: int, largest: int, bytes_each: float = 0.0) -> int:
+    """A batch small enough that an epoch takes a hundred steps and more, and that fits in memory.
+
+    The same wherever it trains, so that a recipe takes the same steps on a processor and on a GPU.
+    """
     fitting = largest if bytes_each <= 0 else int(BATCH_BYTES / bytes_each)
     few = max(SMALLEST_BATCH, examples // FEW_STEPS)
-    many = max(SMALL_BATCH, examples // MANY_STEPS) if on_cpu else largest
+    many = max(SMALL_BATCH, examples // MANY_STEPS)
     return min(largest, examples, few, many, max(SMALLEST_BATCH, fitting))
 
 
@@ -411,16 +419,19 @@ def teacher_outputs(
     batch_size: int,
     precision: Precision | None = None,
     deadline: float = math.inf,
+    device: torch.device | None = None,
 ) -> TeacherOutputs:
     """The teacher's outputs on a split, shared by everything in this job that asks the same.
 
-    By `deadline` (`time.monotonic()`) the precision is to be found, where none is given.
+    By `deadline` (`time.monotonic()`) the precision is to be found, where none is given. It answers on `device`, by
+    default where the run trains.
     """
-    key = f"teacher outputs {fingerprint(teacher, split)} {batch_size} {precision} {run.seed} {run.train_on}"
+    device = device or run.place(teacher)
+    key = f"teacher outputs {fingerprint(teacher, split)} {batch_size} {precision} {run.seed} {device}"
     if key not in run.cache:
         run.cache[key] = TeacherOutputs(
             teacher, split, batch_size=batch_size, precision=precision, folder=run.folder, seed=run.seed,
-            deadline=deadline, device=run.train_on,
+            deadline=deadline, device=device,
         )  # fmt: skip
     outputs: TeacherOutputs = run.cache[key]
     return outputs

@@ -60,18 +60,17 @@ def heal(
     """
     settings = settings or Distill()
     original = task.model if run.teacher is None else run.teacher
-    place = run.train_on if moves else device_of(model)
+    place = run.place(model) if moves else device_of(model)
     train, held = held_out(task.train)
     asked = None if settings.teacher_precision is None else Precision.named(settings.teacher_precision)
     batch_size = batch_for(
         len(train),
         settings.batch_size,
         training_bytes(task.model, task.zeros(1)),
-        on_cpu=place.type == "cpu",
     )
     with placed(model, place):
-        teacher = teacher_outputs(original, train, run, batch_size, asked)
-        judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
+        teacher = teacher_outputs(original, train, run, batch_size, asked, device=place)
+        judge = teacher_outputs(original, held, run, batch_size, teacher.precision, device=place)
         precision = (
             fastest_precision(model, train.select(range(batch_size))[0])
             if settings.precision is None

@@ -45,7 +45,8 @@ class Run:
     changed); `progress(fraction, text)` may be called at any rate; `folder` is for caches that may be kept
     between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
     `checkpoint` is a file where long work keeps how far it is, to go on from when it is called again with the same.
-    `train_on` is where what trains does so; networks come from the CPU and go back there.
+    `train_on` is the device that healing takes place on, by default the one that the network lies on, to which it comes
+    back; rounding that is learnt stays there throughout.
     `latency(model)` measures the milliseconds of one call through the runtime that will serve the network; None
     where nothing can.
     """
@@ -57,13 +58,19 @@ class Run:
     folder: Path | None = None
     checkpoint: Path | None = None
     teacher: nn.Module | None = None
-    train_on: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    train_on: torch.device | None = None
     cache: dict[str, Any] = field(default_factory=dict)
     latency: Callable[[nn.Module], float] | None = None
 
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""
         return self.deadline - time.monotonic()
+
+    def place(self, model: nn.Module) -> torch.device:
+        """Where `model` is to be trained."""
+        tensor = next(model.parameters(), next(model.buffers(), None))
+        home = torch.device("cpu") if tensor is None else tensor.device
+        return home if self.train_on is None else self.train_on
 
     def require_time(self, work: str) -> None:
         """Raise `OutOfTime`, which names the work, once the deadline is past."""

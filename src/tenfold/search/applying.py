@@ -10,10 +10,11 @@ from pathlib import Path
 from torch import nn
 
 from tenfold.compress import Recipe, Run, apply_recipe
+from tenfold.compress.distill import Distill
 from tenfold.cost import Device, measure
 from tenfold.data import Task, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
-from tenfold.errors import OutputError
+from tenfold.errors import OutputError, memory_reported
 from tenfold.search.clock import Report, silent
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, serve, verified
@@ -59,7 +60,8 @@ def apply_to_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder} is not empty: name another folder, or remove it")
     check_task(task)
-    place = place_for(task.model, task.example(2), train_on)
+    trains = any(isinstance(t, Distill) or getattr(t, "epochs", 0) for t in recipe.steps)
+    place = place_for(task.model, task.example(2), train_on) if trains else None
     run = Run(
         seed=recipe.seed,
         device=device,
@@ -68,7 +70,8 @@ def apply_to_folder(
         progress=lambda fraction, text: report("recipe", fraction, text),
         latency=lambda network: served_latency(network, task, device),
     )
-    model, steps = apply_recipe(recipe, task, run)
+    with memory_reported():
+        model, steps = apply_recipe(recipe, task, run)
     folder.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:

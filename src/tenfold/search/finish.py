@@ -97,34 +97,48 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
 
 
 def time_together(job: Job, points: list[Point]) -> None:
-    """Time all artefacts interleaved in one run, large ones in several: the latencies that are reported."""
+    """Time all artefacts interleaved in one run: the latencies that are reported.
+
+    Where their files are too large to be open at once it takes several runs, each with the original in it, whose
+    latency there is the measure of the others'.
+    """
     inputs = job.task.example(job.device.batch)
     groups = held_together(points)
+    seconds = measure_seconds(job) / len(groups)
+    reference: float | None = None
     with job.clock.phase("measuring") as progress:
-        for group in groups:
+        for number, group in enumerate(groups):
+
+            def told(done: float, text: str, number: int = number) -> None:
+                progress((number + done) / len(groups), text)
+
             sessions = {point.id: job.artifact(point).session(job.device.threads) for point in group}
             calls = {name: (lambda session=session: session(inputs)) for name, session in sessions.items()}
-            seconds = measure_seconds(job) / len(groups)
-            timings = measure(calls, seconds=seconds, seed=job.seed, progress=progress)
+            timings = measure(calls, seconds=seconds, seed=job.seed, progress=told)
+            reference = reference or timings[ORIGINAL].median_ms
+            scale = reference / timings[ORIGINAL].median_ms
             for point in group:
                 timing = timings[point.id]
-                point.latency_ms, point.latency_iqr_ms, point.runs = (
-                    timing.median_ms,
-                    timing.iqr_ms,
-                    timing.runs,
-                )
+                point.latency_ms, point.latency_iqr_ms = scale * timing.median_ms, scale * timing.iqr_ms
+                point.runs = timing.runs
             del sessions, calls  # before the next group is opened
 
 
 def held_together(points: list[Point]) -> list[list[Point]]:
-    """The points parted, in their order, so that no group has more than `OPEN_BYTES` of files, or but one."""
-    groups: list[list[Point]] = [[]]
-    held = 0.0
+    """The points parted, the original in every group, so that the files of a group have at most `OPEN_BYTES` together.
+
+    A file that is too large for that has a group with the original alone.
+    """
+    original = next(point for point in points if point.id == ORIGINAL)
+    always = float(original.size_bytes or 0)
+    groups, held = [[original]], always
     for point in points:
+        if point is original:
+            continue
         size = float(point.size_bytes or 0)
-        if groups[-1] and held + size > OPEN_BYTES:
-            groups.append([])
-            held = 0.0
+        if len(groups[-1]) > 1 and held + size > OPEN_BYTES:
+            groups.append([original])
+            held = always
         groups[-1].append(point)
         held += size
     return groups

@@ -66,7 +66,11 @@ def heal_finalists(job: Job, structures: Structures) -> None:
                     healed = heal(job, name, start_of(job, chosen, tried, told), seconds, told)
                     keep(job, name, healed)
                     add_finalist(job, name, healed, proposal, began, told)
-                record["healing"] = {"passes": healed.passes, "seconds_per_pass": healed.seconds_per_pass}
+                record["healing"] = {
+                    "passes": healed.passes,
+                    "seconds_per_pass": healed.seconds_per_pass,
+                    "device": job.train_on.type,
+                }
                 overhead = time.monotonic() - began - healed.seconds
             except OutputError:  # a full disk is no fault of the structure, and its healing is kept
                 raise
@@ -119,6 +123,8 @@ def outcome(job: Job, name: str, record: dict[str, Any]) -> Tried:
     else, of those that keep the limits (or of all), the one with the smallest drop."""
     proposal, healing = Proposal.from_json(record["proposal"]), record.get("healing")
     passes, pace = (healing["passes"], healing["seconds_per_pass"]) if healing else (0.0, None)
+    if healing and healing.get("device", "cpu") != job.train_on.type:
+        pace = None  # the run goes on elsewhere
     points = [p for p in job.store.points() if p.finalist == name and p.precision in PRECISIONS]
     limits = Budget(job.budget.latency_ms, job.budget.size_mb, job.budget.memory_mb)
     if not points:

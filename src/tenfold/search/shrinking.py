@@ -64,7 +64,6 @@ def shrink(
     training_place(train_on)  # a wrong name is told before anything else
     task.model.eval()
     check_task(task)
-    place = place_for(task.model, task.example(2), train_on)
     if budget.max_drop is not None and half_width(len(task.validation)) > budget.max_drop:
         warnings.warn(too_few(task, budget.max_drop), TenfoldWarning, stacklevel=2)
     identity = identity_of(
@@ -83,6 +82,7 @@ def shrink(
     finished = store.step(FINISHED)
     if finished is not None and time_limit <= finished["time_limit"] and (store.root / RESULT).exists():
         return Frontier.from_json(read_json(store.root / RESULT), store.root, task.model)
+    place = place_for(task.model, task.example(2), train_on)
     clock = Clock(time_limit, before=store.spent() + time.monotonic() - started, report=report)
     job = Job(task, budget, device, minimize, store, clock, seed, place)
     with keeping_time(job):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from tenfold.compress import Recipe, Step, Technique
@@ -216,7 +217,8 @@ def seconds_kept(job: Job) -> float:
 
 def seconds_for(job: Job, variant: Variant) -> float:
     """What a variant is expected to take; of what does not train, no more than is kept for them all."""
-    training = variant.passes * ROUNDED_PACE * original_pass(job) if variant.passes else 0.0
+    processor = torch.device("cpu")  # where rounded weights are trained
+    training = variant.passes * ROUNDED_PACE * original_pass(job, processor) if variant.passes else 0.0
     return min(PACE * seconds_plain(job), SHARE_OF_TIME * job.clock.limit) + training
 
 

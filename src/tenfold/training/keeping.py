@@ -61,7 +61,7 @@ class Keeper:
         except NetworkError as error:
             raise OutputError(f"{error}; remove {source} to begin that training again") from error
         torch.set_rng_state(self._tensors["random.cpu"])
-        if "random.cuda" in self._tensors:
+        if "random.cuda" in self._tensors and any(p.is_cuda for p in learner.parameters()):
             torch.cuda.set_rng_state(self._tensors["random.cuda"])
         losses = self._tensors["losses"].tolist()
         self._tensors = {}

@@ -158,7 +158,7 @@ class TeacherOutputs:
 
     def _path(self, end: str) -> Path:
         assert self._folder is not None
-        return self._folder / f"teacher-{self.key[:16]}{end}"
+        return self._folder / f"teacher-{self.key[:16]}{'' if self.device.type == 'cpu' else '-gpu'}{end}"
 
     def _answers_path(self, kinds: tuple[View, ...]) -> Path:
         arithmetic = str(self.precision).replace(", ", "-").replace(" ", "-")
@@ -167,7 +167,8 @@ class TeacherOutputs:
     def _facts(self) -> dict[str, str]:
         """What must be equal for a file of answers to be read."""
         batches = f"{self.batch_size} by seed {self.seed}"
-        return {"key": self.key, "precision": str(self.precision), "batches": batches}
+        device = self.device.type
+        return {"key": self.key, "precision": str(self.precision), "batches": batches, "device": device}
 
     def _read_notes(self) -> dict[str, Any]:
         """What an earlier process decided; a file that is damaged or of another job is ignored and later replaced."""

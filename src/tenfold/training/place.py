@@ -32,22 +32,25 @@ def training_place(name: str | None = None, option: str = "train_on") -> torch.d
 
 
 def place_for(model: nn.Module, inputs: Inputs, name: str | None = None) -> torch.device:
-    """As `training_place`, tried with a few `inputs`; where none is named, a network that cannot move stays on the CPU.
+    """As `training_place`, tried with a step on a few `inputs`; where none is named, what cannot move stays on the CPU.
 
-    That is so of one that makes tensors on the CPU by itself, or is too large for the GPU; a warning says it. Raises
-    `NetworkError` where it was to go to a GPU.
+    That is so of a network that makes tensors on the CPU by itself, or is too large for the GPU; a warning says it.
+    Raises `NetworkError` where it was to go to a GPU.
     """
     place = training_place(name)
     if place.type == "cpu":
         return place
     try:
-        moved = copy.deepcopy(model).to(place)
-        with torch.no_grad():
-            call(moved, map_inputs(lambda tensor: tensor.to(place), inputs))
+        outputs = call(copy.deepcopy(model).to(place), map_inputs(lambda tensor: tensor.to(place), inputs))
+        if outputs.requires_grad:
+            outputs.float().square().mean().backward()
     except (RuntimeError, NetworkError) as error:
-        text = f"the network does not run on the GPU ({str(error).splitlines()[0]})"
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        text = f"the network does not run on the GPU ({why})"
         if name is not None:
-            raise NetworkError(f"{text}; train it on the processor") from error
+            raise NetworkError(
+                f"{text}; leave train_on out, or say cpu, to train on the processor"
+            ) from error
         warnings.warn(f"{text}: it is trained on the processor", TenfoldWarning, stacklevel=2)
         return torch.device("cpu")
     return place
