@@ -110,3 +110,8 @@ class TestTransformers:
         pytest.importorskip("transformers")
         with pytest.raises(NetworkError, match="its configuration cannot be read"):
             named_network(f"hf:{tmp_path}")
+
+
+def test_a_name_that_is_nearly_known_is_offered() -> None:
+    with pytest.raises(NetworkError, match="did you mean 'mobilenet_v2'"):
+        named_network("mobilenet_v22")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -72,3 +74,27 @@ def test_a_linear_layer_is_a_pointwise_convolution_and_counters_may_lack() -> No
     refused(
         state | {"classifier.weight": state["classifier.weight"].reshape(256, 5, 1, 1)}, "given 256×5×1×1"
     )
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (lambda value: value.to("meta"), "classifier.*without values"),
+        (lambda value: value.long(), "classifier.*of torch.int64"),
+        (lambda value: value.to(torch.complex64), "classifier.*of torch.complex64"),
+    ],
+)
+def test_values_that_cannot_be_taken_leave_the_network_as_it_was(last: Any, message: str) -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    name = list(state)[-1]
+    state[name] = last(state[name])
+    with pytest.raises(NetworkError, match=message):
+        load_weights(model, state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_is_no_state_dict_is_refused() -> None:
+    with pytest.raises(NetworkError, match="this is of type NoneType"):
+        load_weights(network(), None)  # type: ignore[arg-type]

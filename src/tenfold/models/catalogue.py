@@ -38,6 +38,7 @@ FAMILIES: tuple[Mapping[str, Entry], ...] = (
     mlp_mixer.NETWORKS,
 )
 
+COUNTS = ("num_classes", "in_channels", "resolution", "hidden")  # options that are whole numbers above 0
 CATALOGUE: dict[str, Entry] = {name: entry for family in FAMILIES for name, entry in family.items()}
 
 
@@ -68,13 +69,21 @@ def create(name: str, **chosen: Any) -> nn.Module:
     for option in chosen:
         if option not in allowed:
             raise NetworkError(f"{name} has no option {option!r}{nearest(option, allowed)}")
+        if option in COUNTS:
+            check_count(option, chosen[option])
     try:
         return build(**chosen)
     except (ValueError, TypeError, RuntimeError) as error:
         raise NetworkError(f"{name} cannot be built with {chosen}: {described(error)}") from error
 
 
+def check_count(option: str, value: Any) -> None:
+    """Raise `NetworkError` for anything but a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise NetworkError(f"{option} must be a whole number of at least 1, not {value!r}")
+
+
 def _entry(name: str) -> Entry:
-    if name not in CATALOGUE:
-        raise NetworkError(f"no architecture {name!r}{nearest(name, CATALOGUE)}")
+    if not isinstance(name, str) or name not in CATALOGUE:
+        raise NetworkError(f"no architecture {name!r}{nearest(str(name), CATALOGUE)}")
     return CATALOGUE[name]

@@ -9,6 +9,8 @@ from tenfold.errors import NetworkError
 from tenfold.models.mobile_tables import Block, HeadWidth, Row, Stage, Table
 from tenfold.nn import Activation, Squeeze, round_channels
 
+MOST_BLOCKS = 1000  # of a stage
+
 
 @dataclass(frozen=True)
 class BlockPlan:
@@ -133,6 +135,10 @@ def _check(table: Table, width: float, depth: float) -> None:
             f"take at least {1 / narrowest:.3g}"
         )
     longest = max(sum(row.repeats for row in stage) for stage in table.stages)
+    if longest * depth > MOST_BLOCKS:
+        raise NetworkError(
+            f"depth {depth:.4g} makes stages of more than {MOST_BLOCKS} blocks: take at most {MOST_BLOCKS / longest:.3g}"
+        )
     if longest * depth < 0.5:
         raise NetworkError(
             f"depth {depth} rounds to nothing: {table.family}'s longest stage has {longest} blocks; "

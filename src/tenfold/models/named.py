@@ -14,6 +14,7 @@ from tenfold.errors import NetworkError
 from tenfold.models.catalogue import create, names
 from tenfold.models.external import hf_network, parsed, said_to_be_random, timm_network
 from tenfold.models.zoo import zoo_network
+from tenfold.naming import nearest
 
 
 def catalogue_network(spec: str, *, weights: bool = True) -> nn.Module:
@@ -41,6 +42,7 @@ def named_network(spec: str, *, weights: bool = True) -> nn.Module:
     if not is_named(spec):
         raise NetworkError(
             f"{spec!r} is none of zoo:NAME, timm:NAME, hf:NAME_OR_FOLDER and the names that `tenfold models` lists"
+            f"{nearest(spec.partition('?')[0], names())}"
         )
     source, colon, name = spec.partition(":")
     build, given = (SOURCES[source], name) if colon else (catalogue_network, spec)

@@ -31,6 +31,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     the kernel's size, and the other way round.
     What a state dict does not carry must be asked of `create`: batch norm's epsilon, the padding convention.
     """
+    if not isinstance(state, Mapping):
+        raise NetworkError(f"a state dict maps names to tensors; this is of type {type(state).__name__}")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise NetworkError(
@@ -62,10 +64,21 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
             f"{type(model).__name__} cannot take these weights, read as {source}'s: "
             + "; ".join(filter(None, problems))
         )
+    # Everything is converted before anything is copied, so that nothing is half loaded.
+    ready = {ours: _converted(ours, value, own[ours]) for ours, value in found.items()}
     with torch.no_grad():
-        for ours, value in found.items():
-            own[ours].copy_(value.reshape(own[ours].shape))
+        for ours, value in ready.items():
+            own[ours].copy_(value)
     return source
+
+
+def _converted(name: str, value: Tensor, own: Tensor) -> Tensor:
+    """A given tensor in the shape, type and place of the network's own."""
+    without_values = value.is_meta and not own.is_meta
+    if without_values or value.is_complex() or (own.is_floating_point() and not value.is_floating_point()):
+        kind = "without values" if without_values else f"of {value.dtype}"
+        raise NetworkError(f"{name} cannot be taken from a tensor {kind}: it is {own.dtype} here")
+    return value.detach().reshape(own.shape).to(own.device, own.dtype)
 
 
 def _renamed(name: str, naming: Naming) -> str:
