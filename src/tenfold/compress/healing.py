@@ -93,7 +93,7 @@ def heal(
                 wrap(objective_of(teacher), steps),
                 epochs=epochs,
                 until=run.deadline,
-                optimizer=optimizer or settings.optimizer(model, batch_size),
+                optimizer=optimizer or settings.optimizer(model, batch_size, before),
                 batch_size=batch_size,
                 seed=run.seed,
                 precision=precision,
