@@ -203,7 +203,7 @@ def test_what_was_decided_about_a_teacher_is_kept(teacher: Net, tmp_path) -> Non
     views = faithful_views(first, split)
     asked = first.asked
     assert faithful_views(first, split) == views
-    assert first.asked == asked == 40
+    assert first.asked == asked == len(View) * 20
     first.save()
     # What a caller dictates was not decided, and takes nothing of the other arithmetic away.
     other = Precision(bf16=not first.precision.bf16)
@@ -248,14 +248,31 @@ def test_every_example_comes_in_every_view_in_turn() -> None:
     assert show(x, first, (View.IDENTITY,)) is x
 
 
+def test_a_shift_draws_the_edge_out() -> None:
+    image = torch.arange(1.0, 13.0).reshape(1, 1, 3, 4)
+    expected = {
+        View.UP: [[5, 6, 7, 8], [9, 10, 11, 12], [9, 10, 11, 12]],
+        View.DOWN: [[1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 7, 8]],
+        View.LEFT: [[2, 3, 4, 4], [6, 7, 8, 8], [10, 11, 12, 12]],
+        View.RIGHT: [[1, 1, 2, 3], [5, 5, 6, 7], [9, 9, 10, 11]],
+    }
+    for view, rows in expected.items():
+        shown = show(image, torch.tensor([1]), (View.IDENTITY, view))
+        assert shown[0, 0].tolist() == rows
+    large = torch.randn(2, 3, 40, 20)
+    left = show(large, torch.tensor([1, 0]), (View.IDENTITY, View.LEFT))
+    assert torch.equal(left[0, :, :, :18], large[0, :, :, 2:])  # a tenth of the side
+    assert torch.equal(left[1], large[1])
+
+
 class Half(nn.Module):
-    """Tells in which third of the width an image is bright: mirrored, left is right."""
+    """Tells in which third of the width an image is bright: mirrored, left is right, and shifted, hard to tell."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 10 * torch.stack([part.mean(dim=(1, 2, 3)) for part in x.chunk(3, dim=3)], dim=1)
 
 
-def test_mirror_is_kept_only_where_the_teacher_still_sees_the_class() -> None:
+def test_views_are_kept_only_where_the_teacher_still_sees_the_class() -> None:
     labels = torch.arange(60) % 3
     sideways = torch.zeros(60, 1, 3, 6)
     for i, label in enumerate(labels.tolist()):
@@ -265,14 +282,14 @@ def test_mirror_is_kept_only_where_the_teacher_still_sees_the_class() -> None:
         split = Split((inputs, targets))
         return faithful_views(TeacherOutputs(model, split, precision=PLAIN), split)
 
-    assert views(Half(), sideways, labels) == (View.IDENTITY,)
+    assert views(Half(), sideways, labels) == (View.IDENTITY, View.UP, View.DOWN)
     upright = sideways.transpose(2, 3)  # the same, top to bottom
 
     class Upright(Half):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x.transpose(2, 3))
 
-    assert views(Upright(), upright, labels) == BOTH
+    assert views(Upright(), upright, labels) == (View.IDENTITY, View.FLIP, View.LEFT, View.RIGHT)
     # Targets that are not classes have no mirror that is known to be true to them.
     assert views(Upright(), upright, labels.float()) == (View.IDENTITY,)
     # Neither has what is not an image.

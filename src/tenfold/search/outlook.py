@@ -15,8 +15,11 @@ from tenfold.search.pace import TRAINING_OVER_FORWARD, original_pass
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.variants import seconds_kept
+from tenfold.training import View
 
-TEACHER_VIEWS = 2  # in which the teacher may be asked about every example, before the first healing
+TEACHER_VIEWS = len(
+    View
+)  # in which the teacher may be asked about every example, one more in each first pass
 TRIAL_EXAMPLES, TRIALS_SHARE = 1000, 0.1  # that are trained on to find a pace, and the most that may take
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
@@ -76,12 +79,16 @@ class Outlook:
     def passes(self, proposal: Proposal) -> float:
         """How many passes over the training data it may have, once the teacher has answered."""
         known = any(t.seconds_per_pass for t in self.tried)
-        teacher = 0.0 if known else TEACHER_VIEWS * original_pass(self.job) / TRAINING_OVER_FORWARD
+        asking = (
+            0.0 if known else original_pass(self.job) / TRAINING_OVER_FORWARD
+        )  # seconds, about all examples once
         per_pass = self.seconds_per_pass(proposal)
         trials = min(
             TRIAL_EXAMPLES * per_pass / len(self.job.task.train), TRIALS_SHARE * self.seconds(proposal)
         )
-        return max(self.seconds(proposal) - teacher - trials, 0.0) / per_pass
+        left = max(self.seconds(proposal) - trials, 0.0)
+        few = left / (per_pass + asking)  # where the teacher is asked in all of them
+        return few if few < TEACHER_VIEWS else (left - TEACHER_VIEWS * asking) / per_pass
 
     def has_time_for(self, proposal: Proposal) -> bool:
         """Whether it can be healed so much that a try makes sense."""
