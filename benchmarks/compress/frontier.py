@@ -103,8 +103,8 @@ def everything(task: Task, seconds: float, folder: Path, share: float, drop: flo
 
 def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: Path) -> dict[str, Any]:
     """One technique within the time; where its file is, or why there is none."""
-    began = time.monotonic()
-    run = Run(teacher=task.model, train_on=training_place())
+    began, place = time.monotonic(), training_place()
+    run = Run(teacher=task.model, train_on=place)
     try:
         model = technique.apply(task.model, task, run).model
         left = max(AT_LEAST_S, seconds - (time.monotonic() - began))
@@ -112,8 +112,8 @@ def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: P
             model = Distill(seconds=left).apply(model, task, run).model
         deploy_onnx(model, task.example(2), path)
     except TenfoldError as error:
-        return {"refused": str(error), "trained_on": device_name(training_place())}
-    return {"file": str(path), "trained_on": device_name(training_place())}
+        return {"refused": str(error), "trained_on": device_name(place)}
+    return {"file": str(path), "trained_on": device_name(place)}
 
 
 def scored(file: str, task: Task) -> dict[str, Any]:

@@ -52,10 +52,8 @@ SMALLEST_BATCH = 8  # … but not below this
 MANY_STEPS, SMALL_BATCH = 150, 32
 BATCH_BYTES = 2e9  # of activations that a batch may leave for the backward pass
 REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
-NORMED_RATE = (
-    1.5e-3  # networks with batch norm, that must move far: by this loss on held-out examples or more
-)
-FAR = 8.0
+NORMED_RATE = 1.5e-3  # networks with batch norm that must move far …
+FAR = 8.0  # … which is by this loss on held-out examples, or more
 UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
 HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
 PACE_STEPS = 3  # of a trial

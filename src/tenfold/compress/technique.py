@@ -14,6 +14,7 @@ from torch import nn
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import OutOfTime
+from tenfold.training.precision import device_of
 
 Json = dict[str, Any]
 
@@ -68,9 +69,7 @@ class Run:
 
     def place(self, model: nn.Module) -> torch.device:
         """Where `model` is to be trained."""
-        tensor = next(model.parameters(), next(model.buffers(), None))
-        home = torch.device("cpu") if tensor is None else tensor.device
-        return home if self.train_on is None else self.train_on
+        return self.train_on or device_of(model)
 
     def require_time(self, work: str) -> None:
         """Raise `OutOfTime`, which names the work, once the deadline is past."""

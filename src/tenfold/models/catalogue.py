@@ -24,6 +24,7 @@ from tenfold.models import (
     vision_transformer,
 )
 from tenfold.models.entry import Description, Entry
+from tenfold.models.images import check_count
 from tenfold.naming import described, nearest
 
 FAMILIES: tuple[Mapping[str, Entry], ...] = (
@@ -75,12 +76,6 @@ def create(name: str, **chosen: Any) -> nn.Module:
         return build(**chosen)
     except (ValueError, TypeError, RuntimeError) as error:
         raise NetworkError(f"{name} cannot be built with {chosen}: {described(error)}") from error
-
-
-def check_count(option: str, value: Any) -> None:
-    """Raise `NetworkError` for anything but a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise NetworkError(f"{option} must be a whole number of at least 1, not {value!r}")
 
 
 def _entry(name: str) -> Entry:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tenfold.errors import NetworkError
 
 # Networks are published for sides of 96 and more; smaller images get a stem that keeps more of their resolution.
@@ -15,9 +17,14 @@ def has_small_stem(resolution: int, chosen: bool | None) -> bool:
 
 def check_ends(num_classes: int, in_channels: int) -> None:
     """Raise `NetworkError` for no classes or no channels."""
-    for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
-        if value < 1:
-            raise NetworkError(f"{option} must be at least 1, not {value}")
+    check_count("num_classes", num_classes)
+    check_count("in_channels", in_channels)
+
+
+def check_count(option: str, value: Any) -> None:
+    """Raise `NetworkError` for anything but a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise NetworkError(f"{option} must be a whole number of at least 1, not {value!r}")
 
 
 def check_resolution(family: str, resolution: int, least: int) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import time
 
-import torch
-
 from tenfold.data import Split
 from tenfold.training.outputs import TeacherOutputs
-from tenfold.training.views import View, is_image, show
+from tenfold.training.views import View, is_image, seen
 
 ASKED = 128
 KEPT = 0.95  # share of the accuracy on plain images that must be left in another view
@@ -34,7 +32,7 @@ def faithful_views(teacher: TeacherOutputs, split: Split, *, deadline: float = m
         if not is_image(inputs) or targets.is_floating_point() or targets.ndim != 1:
             return (View.IDENTITY,)
         for view in right:
-            outputs = teacher.ask(show(inputs, torch.zeros_like(index), (view,)))
+            outputs = teacher.ask(seen(inputs, view))
             if outputs.ndim != 2:
                 return (View.IDENTITY,)
             right[view] += int((outputs.argmax(dim=1) == targets).sum())

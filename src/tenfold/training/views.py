@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -44,8 +45,8 @@ class Batch:
     views: Tensor
 
 
-def is_image(inputs: Inputs) -> bool:
-    """Whether inputs are float images (N, C, H, W), which alone have a mirror view."""
+def is_image(inputs: Inputs) -> TypeGuard[Tensor]:
+    """Whether inputs are float images (N, C, H, W), which alone have other views than the identity."""
     return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()
 
 
@@ -55,11 +56,11 @@ def show(inputs: Inputs, views: Tensor, kinds: tuple[View, ...]) -> Inputs:
         return inputs
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         raise ValueError("views other than the identity are for images (N, C, H, W) only")
-    shown = inputs
+    shown = inputs.clone()
     for place, view in enumerate(kinds):
-        chosen = (views == place).to(inputs.device)
-        if view is not View.IDENTITY and bool(chosen.any()):
-            shown = torch.where(chosen[:, None, None, None], seen(inputs, view), shown)
+        if view is not View.IDENTITY:
+            chosen = (views == place).to(inputs.device)
+            shown[chosen] = seen(inputs[chosen], view)
     return shown
 
 
