@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tenfold.search.damage import damage, loss_per_damage
 from tenfold.search.finalists import Tried, choose_next, number_of_finalists
 from tenfold.search.proposals import Proposal, front, starting_points
-from tenfold.search.space import Plan, Space, stages_of
+from tenfold.search.space import Plan, Space, by_loss, stages_of
 
 
 def proposal(units: float, ms: float, excess: float = 0.0) -> Proposal:
@@ -112,3 +112,27 @@ def test_more_time_heals_more_finalists():
     assert number_of_finalists(10, 100) == 1
     assert number_of_finalists(240, 10) == 2
     assert number_of_finalists(1e6, 10) == 8
+
+
+def test_the_first_shares_its_time_with_a_second_where_both_can_be_healed_a_little():
+    assert number_of_finalists(80, 10) == 1
+    assert number_of_finalists(80, 10, first=True) == 2
+    assert number_of_finalists(79, 10, first=True) == 1
+    assert number_of_finalists(80, 10, 5, first=True) == 1  # the second's export would take what it needs
+    assert number_of_finalists(85, 10, 5, first=True) == 2
+    assert number_of_finalists(360, 10, first=True) == 3
+
+
+def test_the_search_starts_with_the_few_blocks_that_matter_least():
+    losses = {"a.0": 0.3, "a.1": 0.1, "b.0": 0.2, "b.1": 0.05}
+    space = Space(stages_of(losses), {"stem": ("stem",)}, dispensable=by_loss(losses))
+    plans = [space.plan(*knobs(space, parameters)) for parameters in starting_points(space)]
+    for number, blocks in enumerate([("b.1",), ("a.1", "b.1"), ("a.1", "b.0", "b.1")], start=1):
+        assert Plan(blocks) in plans, number
+    assert sum(not plan.keep and len(plan.blocks) == 3 for plan in plans) == 1
+
+
+def knobs(space: Space, parameters: dict[str, float]) -> tuple[dict[str, int], dict[str, float]]:
+    """The two arguments of `Space.plan`, of a trial's parameters."""
+    dropped = {stage: int(parameters[f"drop {stage}"]) for stage in space.stages}
+    return dropped, {group: parameters[f"keep {group}"] for group in space.groups}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tenfold.cost import LatencyModel
-from tenfold.search.damage import FIRST_GUESS
+from tenfold.search.damage import EXAMPLES, FIRST_GUESS
 from tenfold.search.finalists import Tried
 from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
@@ -79,5 +79,7 @@ def judge_of(
         precisions=tuple(factors),
         size_factors={precision: max(values) for precision, values in factors.items()},
         # A guess of the divergence is blunt, and mostly far too high: it is not to rule out what a run may find good.
-        passes=lambda proposal: outlook.passes(proposal) if proposal.plan in structures.moved else math.inf,
+        passes=lambda proposal: (
+            outlook.examples(proposal) / EXAMPLES if proposal.plan in structures.moved else math.inf
+        ),
     )

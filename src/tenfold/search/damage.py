@@ -15,6 +15,7 @@ DIVERGENCE_WEIGHT = 0.25
 # Few passes of healing do not bring back what moved far. Structures of a ResNet-56 on Fashion-MNIST lost, beyond what
 # the rest of the formula says, nothing (0.9 nats, 6 passes), 1.4 points (1.8 nats, 8 passes) and 2.0 (2.2 nats, 5).
 UNHEALED_WEIGHT = 25.0  # units of damage for a squared nat, over the passes
+EXAMPLES = 10_000  # in such a pass: what those structures were healed on
 DIVERGENCE_CAP = 4.0  # nats; beyond, the answers are as good as random and more of it says nothing
 FIRST_GUESS = 0.001  # of the metric for a unit of damage, before anything was healed
 # What the guess counts beside measurements, in squared units of damage: as much as one of two units. A measured
@@ -35,7 +36,7 @@ def damage(
 ) -> float:
     """Units of damage: ((halvings of MACs + halvings of parameters) / 2)² + ¼·d + 25·d²/passes, with d = min(divergence, 4 nats).
 
-    `passes` over the training data are those that there is time to heal it for.
+    `passes` over 10,000 examples are those that there is time to heal it for.
     """
     halvings = (
         math.log2(max(original_macs / max(macs, 1.0), 1.0))

@@ -10,6 +10,7 @@ from tenfold.search.damage import loss_per_damage
 from tenfold.search.proposals import Proposal
 
 FEWEST_PASSES = 12  # over the training data, for a finalist to be worth healing
+FEWEST_OF_TWO = 4.0  # passes for each of two, where there is no time to heal two well
 MOST_FINALISTS = 8
 NAMES = tuple(f"c{number + 1}" for number in range(MOST_FINALISTS))
 SAFETY = 0.85  # of the tolerance that a guess may use up
@@ -48,10 +49,20 @@ class Next:
     extend: bool = False
 
 
-def number_of_finalists(seconds: float, seconds_per_pass: float) -> int:
-    """How many can be healed well in the time: at least one, at most eight."""
-    passes = seconds / max(seconds_per_pass, 1e-9)
-    return max(1, min(MOST_FINALISTS, int(passes // FEWEST_PASSES)))
+def number_of_finalists(
+    seconds: float, seconds_per_pass: float, overhead: float = 0.0, *, first: bool = False
+) -> int:
+    """How many can be healed well in the time: at least one, at most eight.
+
+    `seconds` are those of healing if there is one alone; every other takes `overhead` seconds beside its own. With
+    the `first`, two are planned for where both can be healed a little: what the first loses tells how far the next
+    may go, which is worth more than its passes.
+    """
+    each = FEWEST_PASSES * max(seconds_per_pass, 1e-9) + overhead
+    planned = max(1, min(MOST_FINALISTS, int(seconds // each)))
+    if planned == 1 and first and (seconds - overhead) / 2 >= FEWEST_OF_TWO * seconds_per_pass:
+        return 2
+    return planned
 
 
 def choose_next(

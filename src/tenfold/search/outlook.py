@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tenfold.search.finalist import served_as
-from tenfold.search.finalists import FEWEST_PASSES, Tried, number_of_finalists
+from tenfold.search.finalists import Tried, number_of_finalists
 from tenfold.search.finish import seconds_needed
 from tenfold.search.frontier import ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
@@ -46,7 +46,7 @@ class Outlook:
     def seconds(self, proposal: Proposal) -> float:
         """How long it may heal if the time is divided among as many finalists as can be healed well."""
         overhead, left = self.seconds_beside(proposal), self.seconds_for_one(proposal)
-        planned = number_of_finalists(left, self.seconds_per_pass(proposal) + overhead / FEWEST_PASSES)
+        planned = number_of_finalists(left, self.seconds_per_pass(proposal), overhead, first=not self.tried)
         return (left - overhead * (planned - 1)) / planned
 
     def seconds_for_one(self, proposal: Proposal) -> float:
@@ -89,6 +89,10 @@ class Outlook:
         left = max(self.seconds(proposal) - trials, 0.0)
         few = left / (per_pass + asking)  # where the teacher is asked in all of them
         return few if few < TEACHER_VIEWS else (left - TEACHER_VIEWS * asking) / per_pass
+
+    def examples(self, proposal: Proposal) -> float:
+        """How many training examples it may learn from, those that it sees again included."""
+        return self.passes(proposal) * len(self.job.task.train)
 
     def has_time_for(self, proposal: Proposal) -> bool:
         """Whether it can be healed so much that a try makes sense."""

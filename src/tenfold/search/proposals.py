@@ -10,6 +10,7 @@ import logging
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 from tenfold.cost import LatencyModel, Prediction, Profile, predicted_size
 from tenfold.search.budget import MB, Budget
 from tenfold.search.damage import damage
-from tenfold.search.space import NARROWEST, STEP, Plan, Space
+from tenfold.search.space import NARROWEST, STEP, Plan, Space, stage_of
 
 TRIALS = 120
-START_LEVELS = (0.75, 0.5, 0.375, 0.25)  # of depth, of width, and of both, tried first
+START_LEVELS = (0.875, 0.75, 0.5, 0.375, 0.25)  # of depth, of width, and of both, tried first
+START_BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16)  # the most dispensable of all stages, tried first as well
+RANDOM_TRIALS = 8  # after those, before the search is guided
 BITS = {"fp32": 32, "int8": 8}
 VIOLATION_WEIGHT = 4.0
 SIZE_MARGIN = 1.03  # bytes come out up to so much above their prediction; a limit is not to be missed by that
@@ -69,7 +72,8 @@ class Judge:
     minimize: str
     precisions: Sequence[str]
     size_factors: dict[str, float]  # measured over predicted, of the baselines
-    passes: Callable[[Proposal], float] = lambda proposal: math.inf  # of healing that there is time for
+    # Of healing that there is time for, over as many examples as `damage` counts by.
+    passes: Callable[[Proposal], float] = lambda proposal: math.inf
 
     def __call__(self, plan: Plan) -> Proposal:
         counts = self.original if plan.untouched else self.count(plan)
@@ -117,15 +121,18 @@ def propose(
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna warns of everything that it calls experimental
+        first = starting_points(space)
         study = optuna.create_study(
             study_name="structures",
             storage=JournalStorage(JournalFileBackend(str(journal))),
             directions=["minimize", "minimize"],
-            sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=24),
+            sampler=optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, n_startup_trials=len(first) + RANDOM_TRIALS
+            ),
             load_if_exists=True,
         )
         if not study.get_trials(deepcopy=False):
-            for parameters in starting_points(space):
+            for parameters in first:
                 study.enqueue_trial(parameters)
 
         def objective(trial: Any) -> tuple[float, float]:
@@ -150,8 +157,8 @@ def propose(
 
 
 def starting_points(space: Space) -> list[dict[str, float]]:
-    """Depth alone, width alone and both, at a few levels; and everything at its smallest."""
-    points = []
+    """Depth alone, width alone and both, at a few levels; all blocks gone; and the few that matter least."""
+    points: list[dict[str, float]] = []
     for level in START_LEVELS:
         depth = {f"drop {stage}": round((1 - level) * len(blocks)) for stage, blocks in space.stages.items()}
         whole = {f"drop {stage}": 0 for stage in space.stages}
@@ -159,10 +166,12 @@ def starting_points(space: Space) -> list[dict[str, float]]:
         full = {f"keep {group}": 1.0 for group in space.groups}
         half = {f"keep {group}": (1 + level) / 2 // STEP * STEP for group in space.groups}
         points += [{**depth, **full}, {**whole, **width}, {**depth, **half}, {**depth, **width}]
-    points.append(
-        {f"drop {stage}": len(blocks) for stage, blocks in space.stages.items()}
-        | {f"keep {group}": 1.0 for group in space.groups}
-    )
+    wide = {f"keep {group}": 1.0 for group in space.groups}
+    points.append({f"drop {stage}": len(blocks) for stage, blocks in space.stages.items()} | wide)
+    for number in START_BLOCKS:
+        if number <= len(space.dispensable):
+            gone = Counter(stage_of(block) for block in space.dispensable[:number])
+            points.append({f"drop {stage}": gone[stage] for stage in space.stages} | wide)
     return points
 
 

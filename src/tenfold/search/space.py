@@ -43,12 +43,14 @@ class Space:
     """The knobs: for each stage its blocks, the most dispensable first; for each group its families.
 
     `narrows` is for each family the largest share that, once rounded, leaves it narrower than it is; larger ones
-    count as all of it. A family that is not named narrows at any share.
+    count as all of it. A family that is not named narrows at any share. `dispensable` are the blocks of all stages in
+    order of how little their loss does.
     """
 
     stages: Mapping[str, tuple[str, ...]]
     groups: Mapping[str, tuple[str, ...]]
     narrows: Mapping[str, float] = field(default_factory=dict)
+    dispensable: tuple[str, ...] = ()
 
     def plan(self, dropped: Mapping[str, int], kept: Mapping[str, float]) -> Plan:
         """The structure that drops so many blocks of each stage and keeps these shares of each group."""
@@ -68,12 +70,22 @@ class Space:
         return not self.stages and not self.groups
 
 
+def by_loss(sensitivity: Mapping[str, float]) -> tuple[str, ...]:
+    """Blocks in order of how little their loss does."""
+    return tuple(sorted(sensitivity, key=lambda name: (sensitivity[name], name)))
+
+
 def stages_of(sensitivity: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     """Blocks by the module that holds them, in order of how little their loss does."""
     stages: dict[str, list[str]] = defaultdict(list)
-    for block in sorted(sensitivity, key=lambda name: (sensitivity[name], name)):
-        stages[block.rpartition(".")[0]].append(block)
+    for block in by_loss(sensitivity):
+        stages[stage_of(block)].append(block)
     return {stage: tuple(blocks) for stage, blocks in sorted(stages.items())}
+
+
+def stage_of(block: str) -> str:
+    """The module that holds a block."""
+    return block.rpartition(".")[0]
 
 
 def groups_of(families: Sequence[Any]) -> dict[str, tuple[str, ...]]:

@@ -27,7 +27,7 @@ from tenfold.compress.prune.pruning import TRACED_BATCH, rounded
 from tenfold.cost import Inputs, Profile, call, profile, vector_lanes
 from tenfold.errors import NetworkError
 from tenfold.search.job import Job, Progress
-from tenfold.search.space import NARROWEST, STEP, Plan, Space, groups_of, stages_of
+from tenfold.search.space import NARROWEST, STEP, Plan, Space, by_loss, groups_of, stages_of
 
 SCAN_EXAMPLES = 128
 SCAN_SHARE = 0.05  # of the time limit, for the blocks and again for the widths
@@ -143,7 +143,8 @@ def scan(job: Job) -> Structures | None:
                 "groups": group_loss,
             }
             job.store.finish_step("scan", stored)
-    space = Space(stages_of(stored["blocks"]), groups, narrows)
+    losses = stored["blocks"]
+    space = Space(stages_of(losses), groups, narrows, by_loss(losses))
     skeleton = copy.deepcopy(job.task.model).to("meta")
     return Structures(job, graph, blocks, stored["blocks"], stored["groups"], space, skeleton)
 
