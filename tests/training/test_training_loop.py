@@ -23,9 +23,9 @@ from tenfold.training import (
     mean_loss,
     refresh_statistics,
 )
+from tenfold.training import fastest as fastest_module
 from tenfold.training import loop as loop_module
-from tenfold.training import precision as precision_module
-from tenfold.training.precision import possible_precisions
+from tenfold.training.fastest import possible_precisions
 
 PLAIN = Precision()
 
@@ -105,8 +105,8 @@ def test_the_clock_ends_the_run_and_the_rate_falls_to_zero_with_it(monkeypatch) 
     rates: list[float] = []
     build = Sgd.build
 
-    def spying(self: Sgd, parameters) -> torch.optim.Optimizer:
-        rule = build(self, parameters)
+    def spying(self: Sgd, parameters, **options) -> torch.optim.Optimizer:
+        rule = build(self, parameters, **options)
         rule.register_step_pre_hook(lambda rule, *_: rates.append(rule.param_groups[0]["lr"]))
         return rule
 
@@ -244,7 +244,7 @@ def test_precisions_on_offer_fit_the_network() -> None:
 
 def test_the_fastest_is_taken_and_bf16_must_be_worth_it(monkeypatch) -> None:
     def choose(seconds: dict[Precision, float]) -> Precision:
-        monkeypatch.setattr(precision_module, "_step_seconds", lambda m, x, p, **_: seconds.get(p, math.inf))
+        monkeypatch.setattr(fastest_module, "_step_seconds", lambda m, x, p, **_: seconds.get(p, math.inf))
         return fastest_precision(nn.Conv2d(1, 1, 1), torch.zeros(2, 1, 4, 4))
 
     last, half, both = Precision(True, False), Precision(False, True), Precision(True, True)

@@ -120,7 +120,7 @@ def test_the_wait_for_what_is_unknown_is_told(teacher: Net) -> None:
     split = images()
     outputs = TeacherOutputs(teacher, split, precision=PLAIN)
     outputs(batch_of(split, [0], [0]), BOTH)  # the even ones, ten of forty
-    outputs.seconds = 5.0
+    outputs._seconds = 5.0
     assert outputs.waiting(BOTH) == pytest.approx(30 * 0.5)
     assert outputs.waiting((View.IDENTITY,)) == pytest.approx(20 * 0.5)  # other blocks
 

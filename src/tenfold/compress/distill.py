@@ -25,6 +25,7 @@ from tenfold.training import (
     AdamW,
     Distillation,
     Diverged,
+    FitResult,
     HiddenDistillation,
     Keeper,
     OptimizerSettings,
@@ -39,6 +40,7 @@ from tenfold.training import (
     held_zeros,
     mean_loss,
     refresh_statistics,
+    remembered,
     stage_pairs,
 )
 from tenfold.training.norms import batch_norms
@@ -56,10 +58,11 @@ NORMED_RATE = 1.5e-3  # networks with batch norm that must move far …
 FAR = 8.0  # … which is by this loss on held-out examples, or more
 UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
 HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
-PACE_STEPS = 3  # of a trial
+PACE_STEPS, PACE_STEPS_ON_GPU = 3, 20  # of a trial
 PACE_MARGIN = 0.97  # of the time that is planned with: a pace varies
 TRIALS_SHARE = 0.05  # of the time: past it no more ways to compute are tried
 VIEWS_SHARE = 0.15  # at most so much of the time goes into choosing views
+STEPS_ASKED_TOGETHER = 8  # that the teacher answers at once on a GPU, which takes it hardly longer than one
 RESERVE = 1.5  # time kept back for judging at the end, as a multiple of what it took before
 
 
@@ -173,6 +176,8 @@ class Distill:
             training_bytes(task.model, task.zeros(1)),
         )
         home, place = device_of(model), run.place(model)
+        train = self._at_hand(task.train, train, place, run)
+        asked_together = batch_size * (1 if place.type == "cpu" else STEPS_ASKED_TOGETHER)
         student = copy.deepcopy(model).eval().to(place)
         original = task.model if run.teacher is None else run.teacher
         keeper = self._keeper(student, train, run, batch_size)
@@ -180,7 +185,12 @@ class Distill:
         asked = decided.get("teacher_precision", self.teacher_precision)
         trials_end = started + TRIALS_SHARE * (deadline - started)
         teacher = teacher_outputs(
-            original, train, run, batch_size, None if asked is None else Precision.named(asked), trials_end
+            original,
+            train,
+            run,
+            asked_together,
+            None if asked is None else Precision.named(asked),
+            trials_end,
         )
         judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
         chosen = decided.get("precision", self.precision)
@@ -285,6 +295,16 @@ class Distill:
         """Training changes no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
 
+    def _at_hand(self, whole: Split, train: Split, place: torch.device, run: Run) -> Split:
+        """The examples to train on where a GPU has them at hand, the same for everything in this job."""
+        if place.type == "cpu":
+            return train
+        key = f"at hand {id(whole)} {self.examples} {place}"
+        if key not in run.cache:
+            run.cache[key] = whole, remembered(train, place)  # `whole` is kept, so that its id is its own
+        found: Split = run.cache[key][1]
+        return found
+
     def _keeper(self, student: nn.Module, train: Split, run: Run, batch_size: int) -> Keeper | None:
         """What keeps this very training: of this network on these data and this kind of device, with these settings
         but for the bounds."""
@@ -337,14 +357,16 @@ def passes_within(
     steps_per_pass = max(1, len(train) // options["batch_size"])
     trial, trial_objective = copy.deepcopy(student), objective.for_trial()
 
-    def pace() -> float:
-        few = PACE_STEPS / steps_per_pass
-        done = fit(trial, train, trial_objective, epochs=few, until=deadline, seed=seed, **options)
-        return done.seconds / max(done.steps, 1)
+    def tried() -> FitResult:
+        few = (PACE_STEPS if device_of(student).type == "cpu" else PACE_STEPS_ON_GPU) / steps_per_pass
+        return fit(
+            trial, train, trial_objective, epochs=few, until=deadline, seed=seed, graph=True, **options
+        )
 
-    pace()  # the first steps of a network are slower than all others, and these wait for the teacher
-    alone = pace() * steps_per_pass
-    left = PACE_MARGIN * max(0.0, deadline - time.monotonic())
+    tried()  # the first steps of a network are slower than all others, and these wait for the teacher
+    done = tried()
+    alone = (done.seconds - done.preparing) / max(done.steps, 1) * steps_per_pass
+    left = PACE_MARGIN * max(0.0, deadline - time.monotonic() - done.preparing)
     waiting = objective.waiting()
     passes = (left - waiting) / alone
     if passes < len(objective.views):  # so few that the teacher is waited for in all of them

@@ -4,6 +4,7 @@ from tenfold.training.augmentation import Augmentation
 from tenfold.training.course import Course
 from tenfold.training.ensemble import Ensemble
 from tenfold.training.faithfulness import faithful_views
+from tenfold.training.fastest import fastest_precision, precision_and_pace
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
 from tenfold.training.keeping import Keeper
 from tenfold.training.loop import Diverged, FitResult, fit, mean_loss
@@ -20,13 +21,14 @@ from tenfold.training.objectives import Distillation, Objective, Supervised
 from tenfold.training.optimizers import AdamW, OptimizerSettings, Sgd
 from tenfold.training.outputs import TeacherOutputs, fingerprint
 from tenfold.training.place import place_for, training_place
-from tenfold.training.precision import Precision, fastest_precision, precision_and_pace
+from tenfold.training.precision import Precision
 from tenfold.training.recipes import (
     TrainingRecipe,
     parse_training_recipe,
     training_recipe,
     training_recipe_names,
 )
+from tenfold.training.remembered import remembered
 from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.rules import find_rule
 from tenfold.training.schedules import warmup_cosine
@@ -71,6 +73,7 @@ __all__ = [
     "place_for",
     "precision_and_pace",
     "refresh_statistics",
+    "remembered",
     "relation_loss",
     "soft_loss",
     "stage_pairs",

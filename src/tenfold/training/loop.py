@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,16 +15,19 @@ from torch import Tensor, nn
 from tenfold.cost import call
 from tenfold.data import Split
 from tenfold.errors import NetworkError, backward_reported
+from tenfold.training.fastest import fastest_precision
+from tenfold.training.graphs import graphed
 from tenfold.training.keeping import Keeper
 from tenfold.training.norms import hold_statistics
 from tenfold.training.objectives import Objective
 from tenfold.training.optimizers import OptimizerSettings, Sgd
-from tenfold.training.precision import Precision, device_of, fastest_precision, plain_layout
+from tenfold.training.precision import Precision, device_of, plain_layout
 from tenfold.training.schedules import warmup_cosine
 from tenfold.training.views import Batch, View, show, view_of
 
 GOOD_STATE_EVERY = 50  # steps between the copies that a diverged run goes back to
 CURVE_POINTS = 50
+WORTH_A_GRAPH = 32  # steps
 
 Progress = Callable[[float, str], None]
 
@@ -43,6 +47,7 @@ class FitResult:
     batch_size: int
     precision: Precision
     steps_before: int = 0
+    preparing: float = 0.0  # of the seconds: before the first step
 
 
 class Diverged(NetworkError):
@@ -101,6 +106,7 @@ def fit(
     hold_norms: bool = False,
     clip: float | None = None,
     keeper: Keeper | None = None,
+    graph: bool | None = None,
     progress: Progress = lambda fraction, text: None,
 ) -> FitResult:
     """Train `student` in place on `split` and leave it in eval mode.
@@ -110,7 +116,8 @@ def fit(
     and then falls to zero along the share of the work done. `precision` is timed and chosen if not given.
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
-    can be stopped again. For one seed the result is the same up to what timing decides.
+    can be stopped again. `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that
+    pays. For one seed the result is the same up to what timing decides.
 
     Raises `Diverged` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it is
     left whole and in eval mode.
@@ -130,14 +137,16 @@ def fit(
         seconds, None if epochs is None else math.ceil(epochs * per_epoch - 1e-6), until, started, last=steps
     )
     losses: list[float] = []
-    before = 0
+    before, preparing = 0, 0.0
+    if graph is None:
+        graph = min(bound for bound in (clock.steps, steps, math.inf) if bound is not None) >= WORTH_A_GRAPH
     good, good_step = _state(student), 0
 
     def result(steps: int) -> FitResult:
         here = clock.step - before
         seconds = clock.elapsed() * (steps - before) / here if here else clock.elapsed()
         curve = _curve(losses[:steps])
-        return FitResult(steps, steps / per_epoch, seconds, curve, batch_size, precision, before)
+        return FitResult(steps, steps / per_epoch, seconds, curve, batch_size, precision, before, preparing)
 
     def diverged(what: str, step: int) -> Diverged:
         student.load_state_dict(good)
@@ -148,9 +157,13 @@ def fit(
     precision.model(student)
     cuda = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=cuda), objective.watching(student) as extra:
+        with (
+            torch.random.fork_rng(devices=cuda),
+            objective.watching(student) as extra,
+            ExitStack() as stack,
+        ):
             torch.manual_seed(seed)
-            rule = optimizer.build([*trained, *extra])
+            rule = optimizer.build([*trained, *extra], fused=bool(cuda))
             learner = nn.ModuleDict({"student": student, "objective": nn.ParameterList(extra)})
             if keeper is not None:
                 before, losses = keeper.restore(learner, rule)
@@ -160,6 +173,9 @@ def fit(
             if hold_norms:
                 hold_statistics(student)
             stream = _batches(split, batch_size, seed, objective, clock.step)
+            example = precision.inputs(split.select(range(batch_size))[0], device)
+            forward = stack.enter_context(graphed(student, example, precision, wanted=graph))
+            preparing = clock.elapsed()
             while clock.may_step():
                 began = time.monotonic()
                 for group in rule.param_groups:
@@ -167,8 +183,7 @@ def fit(
                         max(clock.done(), 1 / (clock.steps or 1000))
                     )
                 batch = next(stream)
-                with precision.arithmetic(device):
-                    outputs = call(student, precision.inputs(batch.inputs, device))
+                outputs = forward(precision.inputs(batch.inputs, device))
                 loss = objective(outputs.float(), batch)
                 value = loss.item()
                 if not math.isfinite(value):

@@ -19,8 +19,9 @@ from tenfold.cost import Inputs, as_args, batch_size, call
 from tenfold.data import Split
 from tenfold.errors import NetworkError, OutputError
 from tenfold.files import write_json
+from tenfold.training.fastest import fastest_precision
 from tenfold.training.kept import KeptAnswers
-from tenfold.training.precision import Precision, device_of, fastest_precision
+from tenfold.training.precision import Precision, device_of
 from tenfold.training.views import Batch, View, show
 
 BATCH = 128  # examples that are asked about together
@@ -65,8 +66,9 @@ class TeacherOutputs:
             precision = fastest_precision(self.teacher, inputs, train=False, deadline=deadline)
         self.precision = precision
         self.teacher = precision.model(self.teacher)
-        self.asked = 0  # examples that the teacher answered …
-        self.seconds = 0.0  # … and how long that took
+        self.asked = 0  # examples that the teacher answered
+        self._timed, self._seconds = 0, 0.0  # those whose time is known, and the time
+        self._cold = self.device.type == "cuda"  # the first answers wait for a GPU's kernels, and tell no pace
         self._kept: dict[
             tuple[View, ...], KeptAnswers | None
         ] = {}  # None where they are too large to be kept
@@ -86,19 +88,23 @@ class TeacherOutputs:
         Zero where answers are not kept: then every step waits for its own.
         """
         kept = self._answers(kinds)
-        if kept is None or not kept.unknown:
+        if kept is None:
             return 0.0
-        if not self.asked and not self._answer(kept, kinds, *kept.next_missing()):
-            self._kept[kinds] = None
-            return 0.0
-        return kept.unknown * self.seconds / self.asked
+        while kept.unknown and not self._timed:
+            if not self._answer(kept, kinds, *kept.next_missing()):
+                self._kept[kinds] = None
+                return 0.0
+        return kept.unknown * self._seconds / max(1, self._timed)
 
     def ask(self, inputs: Inputs) -> Tensor:
         """Run the teacher: outputs (N, …), float32 on the CPU."""
         began = time.monotonic()
         outputs = self._run(inputs)
         self.asked += len(outputs)
-        self.seconds += time.monotonic() - began
+        if not self._cold:
+            self._timed += len(outputs)
+            self._seconds += time.monotonic() - began
+        self._cold = False
         return outputs
 
     def save(self) -> None:

@@ -1,14 +1,7 @@
-"""Which memory format and arithmetic trains fastest on this machine: found by timing, not by a list of processors.
-
-A processor with bf16 instructions trains a small convolutional network two to three times faster in bf16 with
-channels last; one without them is several times slower in bf16.
-"""
+"""The arithmetic and the memory format that a network is trained in, and where it lies."""
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tenfold.cost import Inputs, batch_size, call, map_inputs
-from tenfold.errors import NetworkError, backward_reported
-
-TRIAL_EXAMPLES = 64
-WORTH = 0.85  # bf16 must take at most this share of the time of float32, or it is not worth its rounding
+from tenfold.cost import Inputs, map_inputs
 
 
 @dataclass(frozen=True)
@@ -85,77 +74,3 @@ def _lay_out(model: nn.Module, memory_format: torch.memory_format) -> nn.Module:
         if tensor.ndim == 4:
             tensor.data = tensor.data.contiguous(memory_format=memory_format)
     return model
-
-
-def possible_precisions(model: nn.Module, inputs: Inputs) -> list[Precision]:
-    """The ways that fit this network and these inputs, the plainest first."""
-    tensors = [*model.parameters(), *model.buffers()]
-    floats = {t.dtype for t in tensors if t.is_floating_point()}
-    images = isinstance(inputs, Tensor) and inputs.ndim == 4
-    layouts = [False, True] if images and any(t.ndim == 4 for t in tensors) else [False]
-    arithmetics = [False, True] if floats == {torch.float32} else [False]
-    return [Precision(layout, bf16) for bf16 in arithmetics for layout in layouts]
-
-
-def fastest_precision(
-    model: nn.Module, inputs: Inputs, *, train: bool = True, deadline: float = math.inf
-) -> Precision:
-    """Time one step of each possible way on a copy of the network and take the fastest.
-
-    `inputs` is a batch of real inputs, of which at most 64 examples are used. A way that gives a value that is not
-    finite is out. `train` times forward and backward; else the forward pass alone, without gradients. Past `deadline`
-    (`time.monotonic()`) no further way is tried.
-    """
-    return precision_and_pace(model, inputs, train=train, deadline=deadline)[0]
-
-
-def precision_and_pace(
-    model: nn.Module,
-    inputs: Inputs,
-    *,
-    train: bool = True,
-    examples: int = TRIAL_EXAMPLES,
-    deadline: float = math.inf,
-) -> tuple[Precision, float]:
-    """As `fastest_precision`, from at most so many `examples`; and the seconds that its step takes for each."""
-    inputs = map_inputs(lambda t: t[: max(2, min(examples, batch_size(inputs)))], inputs)
-    choices = possible_precisions(model, inputs)
-    best, best_seconds = choices[0], math.inf
-    for precision in choices:
-        if best_seconds < math.inf and time.monotonic() > deadline:
-            break
-        seconds = _step_seconds(model, inputs, precision, train=train, give_up=best_seconds)
-        worth = WORTH if precision.bf16 and not best.bf16 else 1.0
-        if seconds < worth * best_seconds:
-            best, best_seconds = precision, seconds
-    return best, best_seconds / batch_size(inputs)
-
-
-def _step_seconds(
-    model: nn.Module, inputs: Inputs, precision: Precision, *, train: bool, give_up: float
-) -> float:
-    """Seconds of the fastest of three steps after one to warm up; infinite if it fails or is hopelessly slow."""
-    device = device_of(model)
-    trial = precision.model(copy.deepcopy(model)).train(train)
-    ready = precision.inputs(inputs, device)
-    seconds = math.inf
-    for attempt in range(4):
-        started = time.perf_counter()
-        try:
-            with torch.set_grad_enabled(train), precision.arithmetic(device):
-                mean = call(trial, ready).float().square().mean()
-            if train and mean.requires_grad:
-                with backward_reported():
-                    mean.backward()
-        except (RuntimeError, NetworkError):  # an operator without this arithmetic
-            if precision == Precision():
-                raise
-            return math.inf
-        if not math.isfinite(mean.item()) and precision.bf16:  # .item() also waits for a GPU
-            return math.inf
-        taken = time.perf_counter() - started
-        if attempt == 0 and taken > 4 * give_up:
-            return math.inf
-        if attempt > 0:
-            seconds = min(seconds, taken)
-    return seconds

@@ -33,10 +33,11 @@ from tenfold.training.checkpoint import (
     write_weights,
 )
 from tenfold.training.depth import stochastic_depth
+from tenfold.training.fastest import fastest_precision
 from tenfold.training.interruption import interruption
 from tenfold.training.loop import Clock, Progress
 from tenfold.training.outputs import fingerprint
-from tenfold.training.precision import Precision, fastest_precision, plain_layout
+from tenfold.training.precision import Precision, plain_layout
 from tenfold.training.recipes import Arithmetic, Compiling, TrainingRecipe
 from tenfold.training.resident import ResidentImages
 from tenfold.training.result import CurvePoint, TrainingResult, device_name

@@ -59,7 +59,7 @@ def show(inputs: Inputs, views: Tensor, kinds: tuple[View, ...]) -> Inputs:
     shown = inputs.clone()
     for place, view in enumerate(kinds):
         if view is not View.IDENTITY:
-            chosen = (views == place).to(inputs.device)
+            chosen = (views == place).nonzero().flatten().to(inputs.device)  # found on the CPU: nothing waits
             shown[chosen] = seen(inputs[chosen], view)
     return shown
 
