@@ -22,4 +22,8 @@ def test_a_long_phase_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
         now += 5
         report("healing", 0.5, "c1: pass 3")
         report("measuring", 0.0, "round 1")
-    assert written.getvalue().splitlines() == ["healing", "healing 40% c1: pass 2 [of 4]", "measuring"]
+    assert written.getvalue().splitlines() == [
+        "healing",
+        "healing 40% (about 1 min left) c1: pass 2 [of 4]",
+        "measuring",
+    ]

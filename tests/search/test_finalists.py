@@ -39,6 +39,17 @@ def test_the_first_is_the_cheapest_that_the_guess_allows():
     assert choose_next(FRONT, [], 0.01, 0.002, "latency").proposal == FRONT[3]
 
 
+def test_of_those_that_cost_the_same_the_mildest_is_taken():
+    close = proposal(3.5, 2.04)
+    assert choose_next([*FRONT, close], [], 0.01, 0.002, "latency").proposal == close
+    assert choose_next([*FRONT, proposal(3.5, 2.1)], [], 0.01, 0.002, "latency").proposal == FRONT[3]
+
+
+def test_after_a_success_nothing_that_costs_the_same():
+    met = Tried(FRONT[2], 0.001, 0.003, met=True)
+    assert choose_next([*FRONT[:3], proposal(2.5, 2.95)], [met], 0.01, 0.002, "latency") is None
+
+
 def test_after_a_failure_only_milder_ones():
     failed = Tried(FRONT[3], 0.02, 0.022, met=False)
     chosen = choose_next(FRONT, [failed], 0.01, 0.002, "latency")

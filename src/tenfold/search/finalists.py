@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tenfold.search.damage import loss_per_damage
+from tenfold.search.frontier import TIE
 from tenfold.search.proposals import Proposal
 
 FEWEST_PASSES = 12  # over the training data, for a finalist to be worth healing
@@ -75,6 +76,7 @@ def choose_next(
 ) -> Next | None:
     """The cheapest proposal whose expected drop, with the interval's half width, stays within the tolerance.
 
+    Of those that cost as much, to within a few percent, the one that is expected to lose least.
     `passes` says how many passes of healing there is time for. After a loss that was too large only proposals that
     are expected to lose less are tried; after a success, or one that only cost too much, only cheaper ones. Where
     nothing milder than a failure is left, the best failed one is healed on. None if there is nothing sensible left.
@@ -96,11 +98,13 @@ def choose_next(
         if p.plan not in done
         and not p.plan.untouched
         and (not failed or expected(p) < min(failed))
-        and (not passed + dear or p.cost(minimize) < min(passed + dear))
+        and (not dear or p.cost(minimize) < min(dear))
+        and (not passed or p.cost(minimize) < (1 - TIE) * min(passed))
     ]
     likely = [p for p in options if expected(p) + half_width <= SAFETY * tolerance]
     if likely:
-        return Next(min(likely, key=lambda p: p.cost(minimize)))
+        least = min(p.cost(minimize) for p in likely)
+        return Next(min((p for p in likely if p.cost(minimize) <= (1 + TIE) * least), key=expected))
     if passed:
         # A success stands; the mildest step beyond it is worth a try only if the guess is near the limit.
         near = [p for p in options if expected(p) + half_width <= NEAR * tolerance]

@@ -68,7 +68,9 @@ class TeacherOutputs:
         self.teacher = precision.model(self.teacher)
         self.asked = 0  # examples that the teacher answered
         self._timed, self._seconds = 0, 0.0  # those whose time is known, and the time
-        self._cold = self.device.type == "cuda"  # the first answers wait for a GPU's kernels, and tell no pace
+        self._cold = (
+            self.device.type == "cuda"
+        )  # the first answers wait for a GPU's kernels, and tell no pace
         self._kept: dict[
             tuple[View, ...], KeptAnswers | None
         ] = {}  # None where they are too large to be kept

@@ -30,47 +30,70 @@ def retained(magnitude_RC: Tensor, order: list[int]) -> float:
     return float(grouped.topk(2, dim=-1).values.sum())
 
 
-def best_order(magnitude_RC: Tensor, go_on: Callable[[], bool] = lambda: True) -> list[int]:
+def best_order(
+    magnitude_RC: Tensor,
+    go_on: Callable[[], bool] = lambda: True,
+    progress: Callable[[float], None] = lambda share: None,
+) -> list[int]:
     """An order of channels that retains much under 2:4: the best one up to `EXACT` channels, else never worse than none.
 
     Larger widths regroup the eight channels of two fours in the best of the 35 ways, pair after pair, until no pair
-    gains. Ends early where `go_on` says so.
+    gains. A pair is looked at again only once one of its fours has changed. Ends early where `go_on` says so.
     """
     channels = magnitude_RC.shape[1]
     if channels % M:
         raise ValueError(f"{channels} channels do not come in fours")
     order = list(range(channels))
+    magnitude_CR = magnitude_RC.T.float().contiguous()
     if channels <= EXACT:
-        return _regrouped(magnitude_RC, order)
+        return _regrouped(magnitude_CR, order)
+    changes = [0] * (channels // M)  # of each four
+    seen: dict[tuple[int, int], tuple[int, int]] = {}  # the changes of a pair when it was last looked at
+    pairs, looked = len(changes) * (len(changes) - 1) // 2, 0
     for _ in range(SWEEPS):
         gained = False
         for a, b in combinations(range(channels // M), 2):
+            if seen.get((a, b)) == (changes[a], changes[b]):
+                continue
             if not go_on():
                 return order
+            looked += 1
+            progress(looked / (looked + pairs))  # how many sweeps it takes is not known
             places = [*range(M * a, M * a + M), *range(M * b, M * b + M)]
             before = [order[place] for place in places]
-            after = _regrouped(magnitude_RC, before)
+            after = _regrouped(magnitude_CR, before)
             if after != before:
                 gained = True
+                changes[a] += 1
+                changes[b] += 1
                 for place, channel in zip(places, after, strict=True):
                     order[place] = channel
+            seen[a, b] = changes[a], changes[b]
         if not gained:
             break
     return order
 
 
-def _regrouped(magnitude_RC: Tensor, channels: list[int]) -> list[int]:
+def _regrouped(magnitude_CR: Tensor, channels: list[int]) -> list[int]:
     """The best grouping of these few channels in fours; as they stand unless another gains."""
     groups = list(combinations(range(len(channels)), M))
     place = {group: i for i, group in enumerate(groups)}
-    columns = magnitude_RC[:, channels]
-    worth = columns[:, torch.tensor(groups)].topk(2, dim=-1).values.sum((0, 2))
+    fours = torch.tensor(channels)[torch.tensor(groups).T]
+    worth = two_largest(*(magnitude_CR[part] for part in fours)).sum(1, dtype=torch.float64)
     options = _groupings(len(channels))
     totals = worth[torch.tensor([[place[group] for group in option] for option in options])].sum(1)
     best = int(totals.argmax())
     if float(totals[best]) <= float(totals[0]) * (1 + GAIN):  # the first option is the order as it is
         return channels
     return [channels[i] for group in options[best] for i in group]
+
+
+def two_largest(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """The sum of the two largest of four, place by place, by comparisons alone: several times faster than sorting."""
+    high, low = torch.maximum(a, b), torch.minimum(a, b)
+    high_, low_ = torch.maximum(c, d), torch.minimum(c, d)
+    second = torch.maximum(torch.minimum(high, high_), torch.maximum(low, low_))
+    return torch.maximum(high, high_) + second
 
 
 @cache
@@ -95,6 +118,7 @@ def permuted(
     readers: Mapping[str, nn.Module],
     inputs: Inputs,
     go_on: Callable[[], bool] = lambda: True,
+    progress: Callable[[float, str], None] = lambda share, name: None,
 ) -> tuple[nn.Module, list[str]]:
     """A copy of `model` whose channels stand better for 2:4 in the layers `readers`, and the families reordered.
 
@@ -104,11 +128,16 @@ def permuted(
     with torch.no_grad():
         wanted = call(model, inputs)
     changed: list[str] = []
+    sizes = {family.name: _work(_magnitude(model, family, readers)) for family in graph.families}
+    whole, before = max(1.0, sum(sizes.values())), 0.0
     for family in graph.families:
         magnitude = _magnitude(model, family, readers)
         if magnitude is None or not go_on():
             continue
-        order = best_order(magnitude, go_on)
+        order = best_order(
+            magnitude, go_on, _share_of(progress, family.name, before, sizes[family.name], whole)
+        )
+        before += sizes[family.name]
         if order == list(range(family.size)):
             continue
         candidate = reordered(model, family, order).eval()
@@ -118,6 +147,18 @@ def permuted(
             model = candidate
             changed.append(family.name)
     return model, changed
+
+
+def _work(magnitude_RC: Tensor | None) -> float:
+    """How long `best_order` takes, up to a constant."""
+    return 0.0 if magnitude_RC is None else float(magnitude_RC.shape[0] * magnitude_RC.shape[1] ** 2)
+
+
+def _share_of(
+    progress: Callable[[float, str], None], name: str, before: float, work: float, whole: float
+) -> Callable[[float], None]:
+    """The progress of one family's order as that of all."""
+    return lambda share: progress((before + share * work) / whole, name)
 
 
 def reordered(model: nn.Module, family: Family, order: list[int]) -> nn.Module:
