@@ -3,7 +3,8 @@
 The sum of distortions D_l(b_l) under Σ R_l(b_l) ≤ budget is least, for its own rate, wherever every layer minimises
 D + λ R for the same λ (Shoham and Gersho, 1988, "Efficient bit allocation for an arbitrary set of quantizers"; Everett,
 1963). Those allocations lie on the convex hulls of the layers' curves: going along all hulls at once, always by the
-steepest step left, visits each of them. What the budget leaves over after the last is spent by single steps that fit.
+steepest step left, visits each of them. What the budget leaves over after the last is spent as `along_the_front` finds:
+it keeps all sums of choices that no other beats, which for a few layers is exhaustive search without its repetitions.
 
 D is ½ Σ F_i (ŵ_i − w_i)²: the loss to second order, with the diagonal of the Fisher information for the Hessian.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -43,6 +45,7 @@ class Average:
 
 
 Point = tuple[float, float]  # (rate, distortion)
+LONGEST_FRONT = 20_000  # sums of choices that are kept
 
 
 def allocate(curves: Sequence[Sequence[Point]], budget: float) -> list[int]:
@@ -51,6 +54,39 @@ def allocate(curves: Sequence[Sequence[Point]], budget: float) -> list[int]:
     `curves[l][i]` is the rate and the distortion of choice i of layer l. `ValueError` where even the cheapest choices
     together exceed the budget.
     """
+    found = [along_the_hulls(curves, budget), along_the_front(curves, budget)]
+    return min(found, key=lambda chosen: sum(c[i][1] for c, i in zip(curves, chosen, strict=True)))
+
+
+def along_the_front(curves: Sequence[Sequence[Point]], budget: float) -> list[int]:
+    """The least distortion within the budget, layer after layer over all sums that no other beats.
+
+    Exact as long as no more than `LONGEST_FRONT` are left; of more, evenly many are kept over all rates.
+    """
+    least = [min(rate for rate, _ in curve) for curve in curves]
+    rates, distortions = np.zeros(1), np.zeros(1)
+    trail: list[tuple[np.ndarray, np.ndarray]] = []  # for each layer: which sum before it, and which choice
+    for layer, curve in enumerate(curves):
+        rest = budget - sum(least[layer + 1 :])
+        rate = (rates[:, None] + [r for r, _ in curve]).ravel()
+        distortion = (distortions[:, None] + [d for _, d in curve]).ravel()
+        order = np.lexsort((distortion, rate))
+        order = order[rate[order] <= rest]
+        best = np.minimum.accumulate(distortion[order])
+        order = order[np.append(True, distortion[order][1:] < best[:-1])]
+        if len(order) > LONGEST_FRONT:
+            order = order[np.linspace(0, len(order) - 1, LONGEST_FRONT).astype(np.int64)]
+        trail.append(np.divmod(order, len(curve)))
+        rates, distortions = rate[order], distortion[order]
+    place, chosen = len(rates) - 1, []  # the largest rate has the least distortion
+    for before, choice in reversed(trail):
+        chosen.append(int(choice[place]))
+        place = int(before[place])
+    return chosen[::-1]
+
+
+def along_the_hulls(curves: Sequence[Sequence[Point]], budget: float) -> list[int]:
+    """The Lagrangian optimum of the largest rate within the budget, and single steps beyond it that fit."""
     hulls = [lower_hull(curve) for curve in curves]
     chosen = [0] * len(curves)  # places on the hulls
     rate = sum(curve[hull[0]][0] for curve, hull in zip(curves, hulls, strict=True))

@@ -106,7 +106,7 @@ class QuantizeWeights:
         weights = {
             name: attribute(module, str(layer.weight.target)).detach() for name, layer in layers.items()
         }
-        bits = self._bits(module, layers, weights, examples, run)
+        bits, allocation = self._bits(module, layers, weights, examples, run)
         targets = []
         for name, layer in layers.items():
             path, unpacking = insert_packed(module, layer, name, self._form(bits[name]), self.bias_correction)
@@ -136,6 +136,7 @@ class QuantizeWeights:
             "bias_correction": self.bias_correction,
             "equalized": equalized,
             "trained": trained,
+            "allocation": allocation,
             "layers": {
                 name: {"bits": bits[name], "rows": rows, "width": width}
                 for name, (rows, width) in shapes.items()
@@ -162,10 +163,10 @@ class QuantizeWeights:
         weights: dict[str, Tensor],
         examples: Inputs,
         run: Run,
-    ) -> dict[str, int]:
-        """The bits of each layer: the same for all, or an allocation."""
+    ) -> tuple[dict[str, int], Json | None]:
+        """The bits of each layer: the same for all, or an allocation, with what it is expected to gain."""
         if not isinstance(self.bits, Average):
-            return dict.fromkeys(layers, self.bits)
+            return dict.fromkeys(layers, self.bits), None
 
         def before(share: float) -> None:
             if run.seconds_left() <= 0:
@@ -185,7 +186,16 @@ class QuantizeWeights:
                 curve.append((float(bits * matrix.numel()), distortion))
             curves.append(curve)
         budget = self.bits.bits * sum(weight.numel() for weight in weights.values())
-        return dict(zip(layers, (choices[i] for i in allocate(curves, budget)), strict=True))
+        chosen = allocate(curves, budget)
+        # Beside it, as a measure: the most bits that all layers can have alike.
+        alike = choices.index(max(bits for bits in choices if bits <= self.bits.bits))
+        return dict(zip(layers, (choices[i] for i in chosen), strict=True)), {
+            "expected_loss": sum(curve[i][1] for curve, i in zip(curves, chosen, strict=True)),
+            "bits": sum(curve[i][0] for curve, i in zip(curves, chosen, strict=True))
+            / (budget / self.bits.bits),
+            "uniform_bits": choices[alike],
+            "uniform_expected_loss": sum(curve[alike][1] for curve in curves),
+        }
 
     def _form(self, bits: int) -> Form:
         return Form(bits, self.granularity, self.zero_point)
