@@ -13,6 +13,7 @@ from prune_networks import randomised
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
+from tenfold.compress.distill import Distill
 from tenfold.compress.prune import ChannelGraph, Free, Saliency, Scope, Sparsify, TwoOfFour
 from tenfold.compress.prune.curvature import fisher_diagonal, hutchinson_diagonal, input_hessians
 from tenfold.compress.prune.learned_scores import TopShare, cubic
@@ -24,6 +25,7 @@ from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Task
 from tenfold.errors import NetworkError
+from tenfold.training import held_zeros
 
 
 class Mlp(nn.Module):
@@ -287,6 +289,33 @@ def test_stages_heal_and_zeros_stay(resnet: Task) -> None:
         for n, p in applied.model.named_parameters()
     )
     assert moved
+
+
+def zeros_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p == 0 for name, p in model.named_parameters() if p.dim() > 1}
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.3, 0.9])
+def test_healing_keeps_every_zero_however_few_there_are(resnet: Task, ratio: float) -> None:
+    before = zeros_of(Sparsify(Free(ratio)).apply(resnet.model, resnet, Run()).model)
+    healed = Sparsify(Free(ratio), epochs=2).apply(resnet.model, resnet, Run())
+    assert healed.resolved["sparsity"] == pytest.approx(ratio, abs=1e-3)
+    assert all(torch.equal(zero, before[name]) for name, zero in zeros_of(healed.model).items())
+    later = Distill(epochs=1).apply(healed.model, resnet, Run())
+    assert later.resolved["kept"] == "trained"
+    assert all(torch.equal(zero, before[name]) for name, zero in zeros_of(later.model).items())
+
+
+def test_layers_emptied_by_pruning_stay_empty_and_branches_that_start_at_zero_grow(resnet: Task) -> None:
+    model = copy.deepcopy(resnet.model)
+    with torch.no_grad():
+        for network in (model, resnet.model):
+            network.get_submodule("inner.0").weight.zero_()
+        model.get_submodule("fc").weight.zero_()
+    with held_zeros(model, resnet.model) as held:
+        assert held == ["fc.weight"]
+    with held_zeros(model) as held:
+        assert held == []
 
 
 def test_movement_learns_which_weights_go(resnet: Task) -> None:

@@ -249,7 +249,7 @@ class Distill:
                     "teacher_precision": str(teacher.precision),
                     "views": [view.value for view in views],
                 }
-            with held_zeros(student):  # what pruning set to zero is no weight any more
+            with held_zeros(student, task.model):  # what pruning set to zero is no weight any more
                 try:
                     result = fit(
                         student, train, objective, epochs=epochs, until=deadline, steps=self.steps, seed=run.seed,

@@ -7,22 +7,25 @@ from contextlib import contextmanager
 
 from torch import nn
 
-SPARSE_FROM = 0.2  # share of zeros from which a weight counts as pruned; training alone makes no exact zeros
-
 
 @contextmanager
-def held_zeros(model: nn.Module) -> Iterator[list[str]]:
-    """While it lasts, zeros of pruned weights get no gradient; yields the names of those weights.
+def held_zeros(model: nn.Module, original: nn.Module | None = None) -> Iterator[list[str]]:
+    """While it lasts, zeros of weights get no gradient; yields the names of the weights that have some.
 
-    Every rule of `optimizers` leaves a weight of zero that never had a gradient at zero. A weight that is zero
-    throughout (a branch that starts at zero) or has one dimension (a norm) is not taken for a pruned one.
+    Every rule of `optimizers` leaves a weight of zero that never had a gradient at zero. Any exact zero counts as
+    pruned, however few there are: training makes none by itself, and where a network was built with some, or a
+    half-precision file rounded some to zero, the few weights that do not move are no loss. A weight of one dimension
+    (a norm) is left alone, and so is one that is zero throughout (a branch that starts at zero), unless `original`,
+    the network before any pruning, has other values there.
     """
+    before = {} if original is None else dict(original.named_parameters(remove_duplicate=False))
     handles, names = [], []
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or parameter.dim() < 2 or parameter.numel() == 0:
+        if not parameter.requires_grad or parameter.dim() < 2:
             continue
         kept = parameter.detach() != 0
-        if SPARSE_FROM <= 1 - float(kept.float().mean()) < 1:
+        emptied = name in before and bool(before[name].detach().any())
+        if not bool(kept.all()) and (emptied or bool(kept.any())):
             handles.append(parameter.register_hook(lambda gradient, kept=kept: gradient * kept))
             names.append(name)
     try:

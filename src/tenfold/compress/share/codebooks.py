@@ -20,7 +20,8 @@ from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError
-from tenfold.training.zeros import SPARSE_FROM
+
+SPARSE_FROM = 0.2  # share of zeros from which they are kept beside the table; fewer are not worth a bitmap
 
 
 @dataclass(frozen=True)
