@@ -13,6 +13,7 @@ from prune_networks import randomised
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
+from tenfold.compress import Recipe, apply_recipe
 from tenfold.compress.distill import Distill
 from tenfold.compress.prune import ChannelGraph, Free, Saliency, Scope, Sparsify, TwoOfFour
 from tenfold.compress.prune.curvature import fisher_diagonal, hutchinson_diagonal, input_hessians
@@ -21,6 +22,7 @@ from tenfold.compress.prune.masks import keep_largest, keep_largest_of_all, keep
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
 from tenfold.compress.prune.permutation import best_order, permuted, retained
 from tenfold.compress.prune.sparsify import obd
+from tenfold.compress.share import Scalar, Share
 from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Task
@@ -316,6 +318,15 @@ def test_layers_emptied_by_pruning_stay_empty_and_branches_that_start_at_zero_gr
         assert held == ["fc.weight"]
     with held_zeros(model) as held:
         assert held == []
+
+
+def test_sharing_in_some_layers_leaves_the_zeros_of_the_others(resnet: Task) -> None:
+    steps = (Sparsify(Free(0.6)), Share(Scalar(3), epochs=2, layers=("inner.*",)))
+    sparse = Sparsify(Free(0.6)).apply(resnet.model, resnet, Run()).model
+    made, told = apply_recipe(Recipe(steps), resnet, Run())
+    assert told[1].resolved["healed"]["kept"]
+    assert not torch.equal(made.get_submodule("conv1").weight, sparse.get_submodule("conv1").weight)
+    assert all(torch.equal(zero, zeros_of(sparse)[name]) for name, zero in zeros_of(made).items())
 
 
 def test_movement_learns_which_weights_go(resnet: Task) -> None:

@@ -29,13 +29,15 @@ from tenfold.compress.quantize import (
     coded_weights,
     packed_weights,
 )
-from tenfold.compress.quantize.aware import lsq
+from tenfold.compress.quantize.aware import Aware, lsq
+from tenfold.compress.quantize.grid import Grid
 from tenfold.compress.quantize.observe import placeholders
 from tenfold.compress.quantize.spans import compute, joined, spans, take
 from tenfold.compress.quantize.weight_only import captured, quantizable
 from tenfold.cost import call
 from tenfold.data import Task
 from tenfold.errors import ExportError, NetworkError, RecipeError
+from tenfold.training import held_zeros
 
 
 class Blocks(nn.Module):
@@ -228,6 +230,18 @@ def test_training_brings_a_rounded_network_back() -> None:
             float((wanted.exp() * (wanted - each(unseen).log_softmax(1))).sum(1).mean()) for each in made
         ]
     assert losses[1] < 0.5 * losses[0]
+
+
+def test_a_pruned_weight_is_known_and_held_while_it_is_rounded_in_training() -> None:
+    matrix = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    matrix[:, ::3] = 0
+    grid = Grid(4, torch.full((4, 1), 0.3), torch.full((4, 1), 8.0), 0)
+    layer = Aware(matrix, grid, grid.quantized(matrix), torch.float32, (4, 6), 0)
+    with held_zeros(layer) as held:
+        layer().sum().backward()
+    assert held == ["place"]
+    assert bool(((layer.place.grad == 0) == (matrix == 0)).all())
+    torch.testing.assert_close(layer(), grid.rounded(matrix))
 
 
 def spread_out(model: Blocks, x: Tensor) -> Blocks:

@@ -20,6 +20,7 @@ from tenfold.training import (
     TeacherOutputs,
     fastest_precision,
     fit,
+    held_zeros,
     mean_loss,
 )
 from tenfold.training.place import placed
@@ -53,8 +54,9 @@ def heal(
     """Teach `model` in place, for `epochs` passes, to answer as the teacher does; `Distill` with its usual settings.
 
     `settings` and `optimizer` are others than the usual. It trains where the run says, unless the model holds tensors
-    that are neither parameters nor buffers (`moves` is False). Whatever requires gradients is trained. Unless
-    `keep_always`, weights that answer held-out examples worse than before are not kept.
+    that are neither parameters nor buffers (`moves` is False). Whatever requires gradients is trained but zeros of
+    pruned weights, which stay. Unless `keep_always`, weights that answer held-out examples worse than before are not
+    kept.
 
     Raises `OutOfTime` where the run's deadline comes first.
     """
@@ -87,19 +89,20 @@ def heal(
         before = judged()
         weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         try:
-            result = fit(
-                model,
-                train,
-                wrap(objective_of(teacher), steps),
-                epochs=epochs,
-                until=run.deadline,
-                optimizer=optimizer or settings.optimizer(model, batch_size, before),
-                batch_size=batch_size,
-                seed=run.seed,
-                precision=precision,
-                hold_norms=True,
-                progress=run.progress,
-            )
+            with held_zeros(model, task.model):  # as `Distill` does
+                result = fit(
+                    model,
+                    train,
+                    wrap(objective_of(teacher), steps),
+                    epochs=epochs,
+                    until=run.deadline,
+                    optimizer=optimizer or settings.optimizer(model, batch_size, before),
+                    batch_size=batch_size,
+                    seed=run.seed,
+                    precision=precision,
+                    hold_norms=True,
+                    progress=run.progress,
+                )
         finally:
             teacher.save()
             judge.save()

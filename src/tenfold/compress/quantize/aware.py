@@ -55,8 +55,9 @@ class Step(nn.Module):
 class Aware(nn.Module):
     """A weight that is rounded at every call: latent weights and steps are what is learnt.
 
-    `place` (R, K) is the weight in steps of the grid it began with, so that one learning rate serves every layer. It
-    begins as near to `matrix` as its code allows, so that what rounding has chosen stays.
+    `place` (R, K) is the weight in steps of the grid it began with, so that one learning rate serves every layer, and
+    zero where the weight is, so that a pruned one is known. It begins as near to `matrix` as its code allows, so that
+    what rounding has chosen stays.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Aware(nn.Module):
         super().__init__()
         self.grid, self.shape, self.axis = grid, shape, axis
         self.first, self.zero = grid.columns(matrix.shape[1])
-        near = torch.clamp(matrix / self.first + self.zero, codes - INSIDE, codes + INSIDE)
+        code = codes - self.zero
+        near = torch.clamp(matrix / self.first, code - INSIDE, code + INSIDE)
         self.place = nn.Parameter(near)
         self.step = Step(grid.scale, stored, matrix.numel() / grid.scale.numel(), 2 ** (grid.bits - 1))
 
@@ -81,7 +83,7 @@ class Aware(nn.Module):
 
     def latent(self) -> Tensor:
         """The weight (R, K) before it is rounded."""
-        return self.first * (self.place - self.zero)
+        return self.first * self.place
 
     def result(self) -> tuple[Grid, Tensor]:
         """The grid and the codes (R, K) that `forward` computes with."""
