@@ -15,13 +15,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tenfold.compress import Recipe, Run, Technique, apply_recipe, load, parse_recipe, save
-from tenfold.compress.prune import Free, Sparsify
+from tenfold.compress.distill import Distill, held_out
+from tenfold.compress.healing import heal
+from tenfold.compress.layers import weighted_layers
+from tenfold.compress.prune import Free, Saliency, Scope, Sparsify, TwoOfFour, learned_scores
+from tenfold.compress.prune.curvature import input_hessians
 from tenfold.compress.share import Partition, Product, Scalar, Share, Tie, kmeans
+from tenfold.compress.share.codebooks import Looked, looked_up
 from tenfold.compress.share.kmeans import best_values, error, lloyd, nearest_centroid
 from tenfold.compress.share.tying import nearest_runs, stacks_of
 from tenfold.cost import Device
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
+from tenfold.training.losses import distillation_loss
 
 
 def brute_force(points: np.ndarray, weights: np.ndarray, number: int) -> float:
@@ -191,6 +197,88 @@ def test_tied_layers_are_one_on_disk_and_load_tied(task: Task, tmp_path: Path, n
         assert torch.equal(loaded(task.example(8)), made(task.example(8)))
     own = sum(p.numel() for p in made.parameters())
     assert own < 0.45 * sum(p.numel() for p in task.model.parameters())
+
+
+def losses(task: Task, model: nn.Module) -> float:
+    """What `Share` and movement heal by, on the examples that judge them."""
+    _, inputs, targets = next(iter(held_out(task.train)[1].batches(1000)))
+    with torch.no_grad():
+        return float(
+            distillation_loss(model(inputs), task.model(inputs), targets, temperature=4.0, alpha=0.1)
+        )
+
+
+def test_tied_layers_are_healed_as_the_network_that_is_returned(task: Task) -> None:
+    tied = Tie().apply(task.model, task, Run()).model
+    shared = Share(Scalar(2), epochs=4)
+    applied = shared.apply(tied, task, Run(teacher=task.model))
+    healed = applied.resolved["healed"]
+    assert healed["kept"]
+    assert losses(task, applied.model) == pytest.approx(healed["after"], rel=1e-4)
+    plain = Share(Scalar(2)).apply(tied, task, Run()).model
+    assert losses(task, plain) == pytest.approx(healed["before"], rel=1e-4)
+
+
+def test_movement_scores_a_tied_weight_in_all_its_layers(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    tied = Tie().apply(task.model, task, Run()).model
+    trained: list[float] = []
+
+    def watch(model: nn.Module, *arguments: object, **named: object) -> object:
+        result = heal(model, *arguments, **named)  # type: ignore[arg-type]
+        trained.append(losses(task, model))
+        return result
+
+    monkeypatch.setattr(learned_scores, "heal", watch)
+    technique = Sparsify(Free(0.5, Scope.UNIFORM), Saliency.MOVEMENT, epochs=4)
+    applied = technique.apply(tied, task, Run(teacher=task.model))
+    assert losses(task, applied.model) == pytest.approx(trained[0], rel=1e-4)
+    assert applied.resolved["sparsity"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        Share(Scalar(2), epochs=1),
+        Sparsify(Free(0.5), epochs=1),
+        Sparsify(Free(0.5, Scope.UNIFORM), Saliency.MOVEMENT, epochs=1),
+        Sparsify(Free(0.5, Scope.UNIFORM), Saliency.OBS),
+        Sparsify(TwoOfFour()),
+        Distill(epochs=1),
+    ],
+    ids=lambda technique: f"{type(technique).__name__}",
+)
+def test_ties_stay_ties(task: Task, technique: Technique) -> None:
+    tied = Tie().apply(task.model, task, Run()).model
+    made = technique.apply(tied, task, Run(teacher=task.model)).model
+    assert all(layer[0].weight is made.layers[0][0].weight for layer in made.layers)
+    assert all(type(layer[0]) is nn.Linear for layer in made.layers)
+    assert {name for name, _ in made.named_parameters()} == {name for name, _ in tied.named_parameters()}
+    assert all(p.requires_grad for p in made.parameters())
+
+
+def test_an_embedding_that_shares_its_table_with_a_layer_takes_the_same_values() -> None:
+    model = nn.Sequential(nn.Embedding(40, 8), nn.Linear(8, 40))
+    model[1].weight = model[0].weight
+    layers = weighted_layers(model)
+    tables = {name: Looked.of(name, layer.weight.detach(), Scalar(2), 0) for name, layer in layers.items()}
+    before = model[0].weight
+    with looked_up(model, layers, tables):
+        assert torch.equal(model[0].weight, model[1].weight)
+        assert len(torch.unique(model[0].weight)) == 4
+    assert model[0].weight is model[1].weight is before
+    assert len(torch.unique(before)) == 4
+
+
+def test_inputs_are_gathered_from_all_layers_that_share_a_weight(task: Task) -> None:
+    tied = Tie().apply(task.model, task, Run()).model
+    seen: list[Tensor] = []
+    for layer in tied.layers:
+        layer[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double()))
+    split = task.train.take(32)
+    found = input_hessians(tied, split, weighted_layers(tied, ("layers.*",)), Run())["layers.0.0"]
+    assert len(seen) == 5
+    rows = torch.cat(seen)
+    torch.testing.assert_close(found[0], 2 * rows.T @ rows / len(rows))
 
 
 def test_the_nearest_layers_become_one() -> None:

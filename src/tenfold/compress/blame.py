@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tenfold.compress.answers import distance
 from tenfold.compress.changes import CHANGES, Change
-from tenfold.compress.layers import weighted_layers
+from tenfold.compress.layers import holders, weighted_layers
 from tenfold.compress.technique import Json, Run
 from tenfold.cost import Inputs, call
 from tenfold.data import Task, checked_score
@@ -185,7 +185,7 @@ class Bench:
         return Harm(moved, self.score - checked_score(self.metric, answers, self.targets))
 
     def alone(self, name: str, weight: Tensor) -> tuple[Harm, float]:
-        """The harm of one layer, and the signal-to-noise ratio of its own output in dB."""
+        """The harm of one layer, and the signal-to-noise ratio of its own output in dB, and of those tied to it."""
         layer, energies = self.layers[name], [0.0, 0.0]
         original = layer.weight.data
 
@@ -199,11 +199,15 @@ class Bench:
             energies[0] += float(wanted.double().square().sum())
             energies[1] += float((output - wanted).double().square().sum())
 
-        handle = layer.register_forward_hook(compare, with_kwargs=True)
+        handles = [
+            module.register_forward_hook(compare, with_kwargs=True)
+            for module, _ in holders(self.network, layer)
+        ]
         try:
             harm = self.harm({name: weight})
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         signal, noise = energies
         if noise == 0.0:
             return harm, HIGHEST_DB

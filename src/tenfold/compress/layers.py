@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from tenfold.compress.technique import Problem
 from tenfold.naming import nearest
@@ -29,6 +31,39 @@ def weighted_layers(model: nn.Module, patterns: Iterable[str] = ()) -> dict[str,
             seen.add(id(layer.weight))
             found[name] = layer
     return found
+
+
+def holders(model: nn.Module, layer: Weighted) -> list[tuple[nn.Module, str]]:
+    """Every module that holds this very weight, and its name there: tied layers, an embedding among them."""
+    weight = layer.weight
+    found = [
+        (module, leaf)
+        for module in model.modules()
+        for leaf, parameter in module._parameters.items()
+        if parameter is weight
+    ]
+    return found or [(layer, "weight")]  # a weight that is computed is no parameter
+
+
+@contextmanager
+def parametrized(
+    model: nn.Module, layers: Mapping[str, Weighted], forms: Mapping[str, nn.Module]
+) -> Iterator[None]:
+    """For a while each layer's weight is its form's answer, wherever in `model` it is held; ties stay ties.
+
+    Afterwards the weights are plain again, with the values that they had before.
+    """
+    held = {name: holders(model, layer) for name, layer in layers.items()}
+    made: list[tuple[nn.Module, str]] = []
+    try:
+        for name, places in held.items():
+            for module, leaf in places:
+                parametrize.register_parametrization(module, leaf, forms[name])
+                made.append((module, leaf))
+        yield
+    finally:
+        for module, leaf in made:
+            parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
 
 
 def unmatched(model: nn.Module, patterns: Iterable[str]) -> list[Problem]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tenfold.compress.answers import task_loss
 from tenfold.compress.columns import patch_columns
-from tenfold.compress.layers import Weighted
+from tenfold.compress.layers import Weighted, holders
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Split
@@ -87,7 +87,8 @@ def input_hessians(
 ) -> dict[str, Tensor]:
     """For each layer H (groups, D, D) = 2·mean of x·xᵀ over all places, D weights of an output, in float64.
 
-    The Hessian of the layer's own squared output error, the same for each of its outputs.
+    The Hessian of the layer's own squared output error, the same for each of its outputs; where several layers share
+    the weight, of the errors of all.
     """
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -97,8 +98,8 @@ def input_hessians(
             if done and run.seconds_left() < 0:
                 break
             call(model, inputs)
-            for name, x in seen:
-                patches = unfolded(layers[name], x).double()
+            for name, layer, x in seen:
+                patches = unfolded(layer, x).double()
                 totals[name] = totals.get(name, 0) + patches @ patches.transpose(1, 2)
                 counts[name] = counts.get(name, 0) + patches.shape[2]
             seen.clear()
@@ -116,15 +117,23 @@ def input_hessians(
 
 
 @contextmanager
-def watched_inputs(model: nn.Module, layers: Mapping[str, Weighted]) -> Iterator[list[tuple[str, Tensor]]]:
-    """A list that grows by (layer, its input) at every call of these layers, by name in `model`."""
-    seen: list[tuple[str, Tensor]] = []
+def watched_inputs(
+    model: nn.Module, layers: Mapping[str, Weighted]
+) -> Iterator[list[tuple[str, Weighted, Tensor]]]:
+    """A list that grows by (name, layer, its input) at every call of these layers of `model`.
+
+    Under the same name come the other layers that share the weight.
+    """
+    seen: list[tuple[str, Weighted, Tensor]] = []
 
     def watch(name: str) -> Any:
-        return lambda module, args, kwargs: seen.append((name, args[0] if args else kwargs["input"]))
+        return lambda module, args, kwargs: seen.append((name, module, args[0] if args else kwargs["input"]))
 
     handles = [
-        model.get_submodule(name).register_forward_pre_hook(watch(name), with_kwargs=True) for name in layers
+        module.register_forward_pre_hook(watch(name), with_kwargs=True)
+        for name, layer in layers.items()
+        for module, _ in holders(model, layer)
+        if isinstance(module, Weighted)
     ]
     try:
         yield seen

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from tenfold.compress.healing import heal
-from tenfold.compress.layers import Weighted
+from tenfold.compress.layers import Weighted, parametrized
 from tenfold.compress.prune.masks import keep_largest
 from tenfold.compress.technique import Run
 from tenfold.data import Task
@@ -54,19 +53,16 @@ class Scored(nn.Module):
 
 
 @contextmanager
-def scored(layers: Mapping[str, Weighted]) -> Iterator[list[Scored]]:
+def scored(model: nn.Module, layers: Mapping[str, Weighted]) -> Iterator[list[Scored]]:
     """Give these layers scores for a while; afterwards their weights are plain again, with zeros where M had them."""
-    made = []
-    for layer in layers.values():
-        made.append(Scored(layer.weight.detach()))
-        parametrize.register_parametrization(layer, "weight", made[-1])
+    made = {name: Scored(layer.weight.detach()) for name, layer in layers.items()}
     try:
-        yield made
+        with parametrized(model, layers, made):
+            yield list(made.values())
     finally:
-        for layer, entry in zip(layers.values(), made, strict=False):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        for name, entry in made.items():
             # By order, not by value, so that ties go too and the share is exact.
-            layer.weight.data.masked_fill_(~keep_largest(entry.scores.detach(), entry.ratio), 0.0)
+            layers[name].weight.data.masked_fill_(~keep_largest(entry.scores.detach(), entry.ratio), 0.0)
 
 
 class Growing:
@@ -98,7 +94,7 @@ def learn_which_go(
     model: nn.Module, layers: Mapping[str, Weighted], task: Task, run: Run, *, ratio: float, epochs: float
 ) -> None:
     """Train `model` in place for `epochs` passes; afterwards the share `ratio` of each layer's weights is zero."""
-    with scored(layers) as scores:
+    with scored(model, layers) as scores:
         heal(
             model,
             task,

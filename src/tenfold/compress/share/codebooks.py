@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from tenfold.compress.coded import MOST_BITS, VECTORS
 from tenfold.compress.healing import heal
-from tenfold.compress.layers import Weighted, not_finite, unmatched, weighted_layers
+from tenfold.compress.layers import Weighted, not_finite, parametrized, unmatched, weighted_layers
 from tenfold.compress.share.kmeans import kmeans
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
@@ -107,7 +106,7 @@ class Share:
             lost = (tables[name](weight) - weight).square().sum() / weight.square().sum().clamp_min(1e-30)
             errors[name] = float(lost.detach())
         healed = None
-        with looked_up(chosen, tables):
+        with looked_up(model, chosen, tables):
             if self.epochs:
                 healed = asdict(heal(model, task, run, self.epochs))
         return Applied(
@@ -179,18 +178,18 @@ class Looked(nn.Module):
 
 
 @contextmanager
-def looked_up(layers: Mapping[str, Weighted], tables: Mapping[str, Looked]) -> Iterator[None]:
+def looked_up(
+    model: nn.Module, layers: Mapping[str, Weighted], tables: Mapping[str, Looked]
+) -> Iterator[None]:
     """Let these layers look their weights up for a while; afterwards the weights are plain again, with those values."""
     trainable = {name: layer.weight.requires_grad for name, layer in layers.items()}
-    for name, layer in layers.items():
+    for layer in layers.values():
         layer.weight.requires_grad_(False)
-        parametrize.register_parametrization(layer, "weight", tables[name])
     try:
-        yield
+        with parametrized(model, layers, tables):
+            yield
     finally:
         for name, layer in layers.items():
             with torch.no_grad():
-                weight = layer.weight.detach().clone()
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-            layer.weight.data = weight
+                layer.weight.copy_(tables[name](layer.weight))
             layer.weight.requires_grad_(trainable[name])
