@@ -112,18 +112,22 @@ def test_gptq_comes_nearer_than_nearest_and_correction_keeps_means() -> None:
     assert torch.allclose(*means, atol=1e-4)
 
 
-def test_a_weight_read_twice_stays_float() -> None:
+def test_a_weight_that_layers_read_twice_is_packed_and_one_that_something_else_reads_stays_float() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(self.a(self.a(x)))
+            return self.c(self.b(self.a(self.a(x)))) + (x[:, None] * self.c.weight).sum(2)
 
     model, x = seeded(Tied), torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
     applied = QuantizeWeights(4, PerGroup(4)).apply(model, task_of(model, x), Run())
-    assert list(applied.resolved["layers"]) == ["b.linear"]
+    assert list(applied.resolved["layers"]) == ["a.linear", "a.linear_1", "b.linear"]
+    assert [weight.codes for weight in packed_weights(applied.model)] == [
+        "int8.a.linear.codes",
+        "int8.b.linear.codes",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def train_aware(
     healed = taught(network, task, run, epochs)
     if healed.kept:
         for target, layer, bias in zip(targets, layers, biases, strict=True):
-            store(module, target.path, *layer.result())
+            if not target.tied:
+                store(module, target.path, *layer.result())
             if bias is not None:
                 with torch.no_grad():
                     attribute(module, f"{target.path}.bias").copy_(bias())
@@ -142,38 +143,47 @@ def trainable(
     """A copy whose packed weights and biases are learnt, and those; nothing else asks for gradients."""
     network = copy.deepcopy(module).requires_grad_(False)
     calls = {node.name: node for node in network.graph.nodes}
-    layers: list[Aware] = []
+    found: dict[
+        fx.Node, Aware
+    ] = {}  # by the call that unpacks it: layers that share a weight learn it together
     biases: list[Bias | None] = []
+    own = {name for name, _ in module.named_buffers(remove_duplicate=False)}
     for index, target in enumerate(targets):
-        owner = module.get_submodule(target.path)
-        rows, width = target.matrix.shape
-        bits = int(target.unpacking.args[3])  # type: ignore[arg-type]
-        group = int(target.unpacking.args[6])  # type: ignore[arg-type]
-        stored = attribute(owner, "scale")
-        zero = (
-            attribute(owner, "zero_point").float()
-            if hasattr(owner, "zero_point")
-            else torch.full(stored.shape, float(2 ** (bits - 1)))
-        )
-        codes = unpack_codes(attribute(owner, "codes"), bits, rows * width).reshape(rows, width)
-        grid = Grid(bits, stored.float(), zero, group)
-        shape, axis = tuple(target.weight.shape), target.layer.axis
-        layer = Aware(target.matrix, grid, codes, stored.dtype, shape, axis)
-        layers.append(layer)
-        network.add_submodule(f"{AWARE}.{index}", layer)
-        unpacking = calls[target.unpacking.name]
-        with network.graph.inserting_before(unpacking):
-            unpacking.replace_all_uses_with(network.graph.call_module(f"{AWARE}.{index}"))
-        network.graph.erase_node(unpacking)
+        if not target.tied:
+            layer = found[target.unpacking] = _aware(module, target)
+            network.add_submodule(f"{AWARE}.{index}", layer)
+            _replace(network, calls[target.unpacking.name], f"{AWARE}.{index}")
         bias = None
-        if hasattr(owner, "bias"):
-            bias = Bias(attribute(owner, "bias"), grid.scale)
+        if f"{target.path}.bias" in own:
+            steps = found[target.unpacking].grid.scale
+            bias = Bias(attribute(module, f"{target.path}.bias"), steps)
             network.add_submodule(f"{AWARE}.{index}b", bias)
             (held,) = (n for n in network.graph.nodes if n.target == f"{target.path}.bias")
-            with network.graph.inserting_before(held):
-                held.replace_all_uses_with(network.graph.call_module(f"{AWARE}.{index}b"))
-            network.graph.erase_node(held)
+            _replace(network, held, f"{AWARE}.{index}b")
         biases.append(bias)
     network.graph.lint()
     network.recompile()
-    return network, layers, biases
+    return network, [found[target.unpacking] for target in targets], biases
+
+
+def _aware(module: fx.GraphModule, target: Target) -> Aware:
+    """The packed weight of a layer as one that is learnt."""
+    owner = module.get_submodule(target.path)
+    rows, width = target.matrix.shape
+    bits = int(target.unpacking.args[3])  # type: ignore[arg-type]
+    group = int(target.unpacking.args[6])  # type: ignore[arg-type]
+    stored = attribute(owner, "scale")
+    zero = (
+        attribute(owner, "zero_point").float()
+        if hasattr(owner, "zero_point")
+        else torch.full(stored.shape, float(2 ** (bits - 1)))
+    )
+    codes = unpack_codes(attribute(owner, "codes"), bits, rows * width).reshape(rows, width)
+    grid = Grid(bits, stored.float(), zero, group)
+    return Aware(target.matrix, grid, codes, stored.dtype, tuple(target.weight.shape), target.layer.axis)
+
+
+def _replace(network: fx.GraphModule, node: fx.Node, module: str) -> None:
+    with network.graph.inserting_before(node):
+        node.replace_all_uses_with(network.graph.call_module(module))
+    network.graph.erase_node(node)

@@ -43,7 +43,8 @@ def train_static(module: fx.GraphModule, task: Task, run: Run, epochs: float) ->
     activations: dict[str, Activation] = {}
     weights: dict[str, Aware] = {}
     trained: dict[str, Bias] = {}
-    biases: dict[str, str] = {}  # an int32 bias by the activation whose step it is in
+    read: dict[fx.Node, str] = {}  # the weight of each layer; tied ones read the same
+    biases: dict[str, tuple[str, str]] = {}  # the activation and the weight whose steps an int32 bias is in
     for node in list(network.graph.nodes):
         if node.op != "call_function":
             continue
@@ -58,14 +59,16 @@ def train_static(module: fx.GraphModule, task: Task, run: Run, epochs: float) ->
         elif node.target is OPS.dequantize_channels.default:
             path, _, leaf = str(node.args[0].target).rpartition(".")
             if leaf == "weight":
-                weights[path] = _weight(network, path, int(node.args[2]))
-                network.add_submodule(f"{AWARE}.w{len(weights)}", weights[path])
-                _replace(network, node, f"{AWARE}.w{len(weights)}", ())
+                read |= dict.fromkeys(node.users, path)
+                if path not in weights:
+                    weights[path] = _weight(network, path, int(node.args[2]))
+                    network.add_submodule(f"{AWARE}.w{len(weights)}", weights[path])
+                _replace(network, node, f"{AWARE}.w{list(weights).index(path) + 1}", ())
             else:
                 (layer,) = node.users
-                biases[path] = str(layer.args[0].target)  # by now a call of its activation
+                biases[path] = str(layer.args[0].target), read[layer]  # by now a call of its activation
                 values = attribute(network, f"{path}.bias") * attribute(network, f"{path}.bias_scale")
-                trained[path] = Bias(values, attribute(network, f"{path}.weight_scale")[:, None])
+                trained[path] = Bias(values, attribute(network, f"{read[layer]}.weight_scale")[:, None])
                 network.add_submodule(f"{AWARE}.b{len(trained)}", trained[path])
                 _replace(network, node, f"{AWARE}.b{len(trained)}", ())
     network.graph.eliminate_dead_code()
@@ -109,17 +112,19 @@ def _store(
     activations: dict[str, Activation],
     weights: dict[str, Aware],
     trained: dict[str, Bias],
-    biases: dict[str, str],
+    biases: dict[str, tuple[str, str]],
 ) -> None:
     names = {f"{AWARE}.a{index + 1}": path for index, path in enumerate(activations)}
     for path, activation in activations.items():
         attribute(module, f"{path}.scale").copy_(activation.step())
+    steps: dict[str, Tensor] = {}
     for path, weight in weights.items():
         grid, codes = weight.result()
         integers = codes.to(torch.int16) - int(grid.zero_point[0])
         attribute(module, f"{path}.weight").copy_(weight_of(integers, weight.shape, weight.axis))
         attribute(module, f"{path}.weight_scale").copy_(grid.scale[:, 0])
-        if path in biases:
-            scale = grid.scale[:, 0] * activations[names[biases[path]]].step()
-            attribute(module, f"{path}.bias_scale").copy_(scale)
-            attribute(module, f"{path}.bias").copy_(round_bias(trained[path](), scale))
+        steps[path] = grid.scale[:, 0]
+    for path, (activation_name, weight_path) in biases.items():
+        scale = steps[weight_path] * activations[names[activation_name]].step()
+        attribute(module, f"{path}.bias_scale").copy_(scale)
+        attribute(module, f"{path}.bias").copy_(round_bias(trained[path](), scale))

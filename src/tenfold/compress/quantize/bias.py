@@ -70,13 +70,14 @@ class _Correct(fx.Interpreter):
         super().__init__(module)
         self.extra_traceback = False  # an error of `before_each` speaks for itself
         self.layers, self.means, self.dims, self.before_each = layers, means, dims, before_each
+        self.biases = {path for path, _ in module.named_buffers(remove_duplicate=False)}
 
     def run_node(self, n: fx.Node) -> Any:
         name = self.layers.get(n.name)
         if name is not None:
             self.before_each()
         value = super().run_node(n)
-        if name is None or not hasattr(self.module.get_submodule(f"{ROOT}.{name}"), "bias"):
+        if name is None or f"{ROOT}.{name}.bias" not in self.biases:
             return value
         shift = self.means[name] - channel_means(value, self.dims[name])
         shift = self._shift_bias(f"{ROOT}.{name}", shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, fx
 from tenfold.compress.quantize import affine
 from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.quantize.capture import attribute, operator, rebuilt, set_buffer, shape_of
-from tenfold.compress.quantize.layers import Layer, convolution_arguments, layer_of
+from tenfold.compress.quantize.layers import Layer, convolution_arguments, layer_of, leaders
 from tenfold.compress.quantize.ops import LEVELS
 from tenfold.compress.quantize.plan import Plan, clamp_bounds, kind
 
@@ -32,9 +33,12 @@ def insert_static(
     one of zeros, for a correction. Returns the module, and for each layer's name the node that now computes it.
     """
     graph = module.graph
-    for layer in plan.layers:
-        scale = affines[names[plan.tensors[layer.input]]].scale
-        _quantize_weights(module, layer, names[layer.node], bits, add_bias, scale)
+    layers = {names[layer.node]: layer for layer in plan.layers}
+    first = leaders(layers)
+    for leader in dict.fromkeys(first.values()):
+        tied = {name: layers[name] for name in layers if first[name] == leader}
+        scales = [affines[names[plan.tensors[layer.input]]].scale for layer in tied.values()]
+        _quantize_weights(module, tied, bits, add_bias, scales)
     for node, keeper in plan.tensors.items():
         path = f"{ROOT}.{names[keeper]}"
         if keeper is node:
@@ -62,17 +66,20 @@ def insert_dynamic(
     """Replace each layer by the operator that quantises its input when it runs. Returns as `insert_static`."""
     graph = module.graph
     computed: dict[str, str] = {}
+    first = leaders({names[layer.node]: layer for layer in plan.layers})
     for planned in plan.layers:
         layer = layer_of(planned.node)  # again, since its input may be a layer that has been replaced
         assert layer is not None
-        node, path = layer.node, f"{ROOT}.{names[layer.node]}"
+        node, name = layer.node, names[layer.node]
+        path = f"{ROOT}.{name}"
         weight, bias = _values(module, layer, add_bias)
-        scale = affine.weight_scales(weight, layer.axis, bits)
-        integers = affine.round_weight(weight, scale, layer.axis, bits)
-        set_buffer(module, f"{path}.weight", integers if layer.axis == 0 else integers.t().contiguous())
-        set_buffer(module, f"{path}.weight_scale", scale)
+        if first[name] == name:
+            scale = affine.weight_scales(weight, layer.axis, bits)
+            integers = affine.round_weight(weight, scale, layer.axis, bits)
+            set_buffer(module, f"{path}.weight", integers if layer.axis == 0 else integers.t().contiguous())
+            set_buffer(module, f"{path}.weight_scale", scale)
         with graph.inserting_before(node):
-            constants = _constants(module, path, "weight", "weight_scale")
+            constants = _constants(module, f"{ROOT}.{first[name]}", "weight", "weight_scale")
             bias_node: fx.Node | None = None
             if bias is not None:
                 set_buffer(module, f"{path}.bias", bias)
@@ -85,39 +92,61 @@ def insert_dynamic(
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
         graph.erase_node(node)
-        computed[names[node]] = call.name
+        computed[name] = call.name
     return rebuilt(module), computed
 
 
 def _quantize_weights(
-    module: fx.GraphModule, layer: Layer, name: str, bits: int, add_bias: bool, input_scale: float
+    module: fx.GraphModule,
+    tied: Mapping[str, Layer],
+    bits: int,
+    add_bias: bool,
+    input_scales: Sequence[float],
 ) -> None:
     """Put int8 weights and an int32 bias, each behind its dequantisation, in the place of the float ones.
 
-    The bias of a product of more than two dimensions stays float: runtimes add it after the product, in float.
+    `tied` are the layers by name that share one weight, which is stored under the first one's name; its scale serves
+    the biases of all. The bias of a product of more than two dimensions stays float: runtimes add it after the
+    product, in float.
     """
-    graph, node, path = module.graph, layer.node, f"{ROOT}.{name}"
-    weight, bias = _values(module, layer, add_bias)
-    integer_bias = bias is not None and (layer.is_convolution or len(shape_of(node)) == 2)
-    scale = affine.weight_scales(weight, layer.axis, bits, bias if integer_bias else None, input_scale)
-    set_buffer(module, f"{path}.weight", affine.round_weight(weight, scale, layer.axis, bits))
+    path = f"{ROOT}.{next(iter(tied))}"
+    values = {name: _values(module, layer, add_bias) for name, layer in tied.items()}
+    in_integers = {
+        name: bias is not None and (tied[name].is_convolution or len(shape_of(tied[name].node)) == 2)
+        for name, (_, bias) in values.items()
+    }
+    axis = next(iter(tied.values())).axis
+    needed = [
+        affine.weight_scales(weight, axis, bits, bias if in_integers[name] else None, input_scale)
+        for (name, (weight, bias)), input_scale in zip(values.items(), input_scales, strict=True)
+    ]
+    scale = torch.stack(needed).amax(0)
+    weight = next(iter(values.values()))[0]
+    set_buffer(module, f"{path}.weight", affine.round_weight(weight, scale, axis, bits))
     set_buffer(module, f"{path}.weight_scale", scale)
-    with graph.inserting_before(node):
-        constants = _constants(module, path, "weight", "weight_scale")
-        node.replace_input_with(
-            layer.weight, _call(graph, OPS.dequantize_channels.default, *constants, layer.axis)
-        )
-        if bias is None:
-            return
-        if integer_bias:
-            bias_scale = scale * input_scale
-            set_buffer(module, f"{path}.bias", affine.round_bias(bias, bias_scale))
-            set_buffer(module, f"{path}.bias_scale", bias_scale)
-            constants = _constants(module, path, "bias", "bias_scale")
-            bias_node = _call(graph, OPS.dequantize_channels.default, *constants, 0)
-        else:
+    for (name, layer), input_scale in zip(tied.items(), input_scales, strict=True):
+        with module.graph.inserting_before(layer.node):
+            constants = _constants(module, path, "weight", "weight_scale")
+            call = _call(module.graph, OPS.dequantize_channels.default, *constants, axis)
+        layer.node.replace_input_with(layer.weight, call)
+        bias = values[name][1]
+        if bias is not None:
+            bias_scale = scale * input_scale if in_integers[name] else None
+            _store_bias(module, layer, f"{ROOT}.{name}", bias, bias_scale)
+
+
+def _store_bias(module: fx.GraphModule, layer: Layer, path: str, bias: Tensor, scale: Tensor | None) -> None:
+    """Give the layer this bias, in int32 at `scale` where there is one."""
+    graph = module.graph
+    with graph.inserting_before(layer.node):
+        if scale is None:
             set_buffer(module, f"{path}.bias", bias)
             (bias_node,) = _constants(module, path, "bias")
+        else:
+            set_buffer(module, f"{path}.bias", affine.round_bias(bias, scale))
+            set_buffer(module, f"{path}.bias_scale", scale)
+            constants = _constants(module, path, "bias", "bias_scale")
+            bias_node = _call(graph, OPS.dequantize_channels.default, *constants, 0)
     set_bias(layer, bias_node)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,30 @@ def unshared(graph: fx.Graph, layers: list[Layer]) -> dict[str, Layer]:
         if node.op == "get_attr":
             readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
     return {names[layer.node]: layer for layer in layers if readers[str(layer.weight.target)] == 1}
+
+
+def readable(graph: fx.Graph, layers: list[Layer]) -> dict[str, Layer]:
+    """Those whose weight layers alone read, all along the same axis, by name, in the order in which they run."""
+    names = stable_names(graph)
+    readers: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
+    for layer in layers:
+        readers[str(layer.weight.target)] -= 1
+    axes: dict[str, set[int]] = {}
+    for layer in layers:
+        axes.setdefault(str(layer.weight.target), set()).add(layer.axis)
+    alike = {weight for weight, found in axes.items() if not readers[weight] and len(found) == 1}
+    return {names[layer.node]: layer for layer in layers if str(layer.weight.target) in alike}
+
+
+def leaders(layers: Mapping[str, Layer]) -> dict[str, str]:
+    """For each layer by name the first that reads the same weight along the same axis: itself where none does."""
+    first: dict[tuple[str, int], str] = {}
+    return {
+        name: first.setdefault((str(layer.weight.target), layer.axis), name) for name, layer in layers.items()
+    }
 
 
 def convolution_arguments(layer: Layer) -> tuple[list[int], list[int], list[int], int] | None:

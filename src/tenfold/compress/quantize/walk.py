@@ -31,13 +31,17 @@ Progress = Callable[[float, str], None]  # the share of the work that is done, a
 
 @dataclass
 class Target:
-    """A layer to be rounded: its name, its float weight, and where its packed form lies in the module."""
+    """A layer to be rounded: its name, its float weight, and where its packed form lies in the module.
+
+    One that is `tied` reads the codes of an earlier layer, and has at most a bias of its own at `path`.
+    """
 
     layer: Layer
     name: str
     weight: Tensor
     path: str
     unpacking: fx.Node
+    tied: bool = False
 
     @property
     def matrix(self) -> Tensor:
@@ -67,7 +71,8 @@ class Walk:
     """The state of a walk: the span that it stands before, and what lives there in both networks.
 
     `rounded` and `exact` hold the values for all examples, of the network with its weights rounded so far and of the
-    float one. `round_` is told each span and stores the codes of its layers by `store`. With `correct`, each bias then
+    float one. `round_` is told each span and stores the codes of its layers by `store`; a weight that several layers
+    share is rounded once, for the first of them. With `correct`, each bias then
     gets back what rounding shifted in the mean of its channel: b ← b + E[y] − E[ŷ] (Nagel et al., 2019,
     arXiv:1906.04721, appendix D).
     """
@@ -86,6 +91,7 @@ class Walk:
             for node in target.layer.node.all_input_nodes:
                 if node.target == f"{target.path}.bias":  # as it is before it is corrected
                     self.exact_given[node] = attribute(module, str(node.target)).clone()
+        self.buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
         self.rounded_given: dict[fx.Node, Tensor] = {}
         self.codes: dict[str, Tensor] = {}  # of the layers of the span that the walk is at
         self.done, self.all_work = 0.0, sum(target.work for target in targets)
@@ -93,15 +99,20 @@ class Walk:
     def run(self, round_: Callable[[Walk, Span, list[Target], Values], None]) -> None:
         """Round everything; `round_` also gets what the span gives in the float network."""
         last_read: dict[fx.Node, int] = {}
+        last_unpacked: dict[fx.Node, int] = {}
         for index, span in enumerate(self.spans):
             last_read.update(dict.fromkeys(span.inputs, index))
+            for node in span.nodes:
+                if node in self.by_node:
+                    last_unpacked[self.by_node[node].unpacking] = index
         with torch.no_grad():
             for index, span in enumerate(self.spans):
                 targets = [self.by_node[node] for node in span.nodes if node in self.by_node]
                 exact = self.stream(span, self.exact, self.exact_given)
-                if targets:
-                    self.tell(targets[0].name)
-                    round_(self, span, targets, exact)
+                untied = [target for target in targets if not target.tied]
+                if untied:
+                    self.tell(untied[0].name)
+                    round_(self, span, untied, exact)
                 self.correct_biases(span, targets)
                 self.rounded.update(self.stream(span, self.rounded, self.rounded_given))
                 self.exact.update(exact)
@@ -110,8 +121,9 @@ class Walk:
                         self.exact.pop(node, None)
                         self.rounded.pop(node, None)
                 self.codes.clear()
-                for target in targets:  # read in this span alone
-                    self.rounded_given.pop(target.unpacking)
+                for target in targets:
+                    if last_unpacked[target.unpacking] == index:
+                        self.rounded_given.pop(target.unpacking, None)
                 self.done += sum(target.work for target in targets)
 
     def tell(self, name: str, share: float = 0.0, work: float = 0.0) -> None:
@@ -171,7 +183,7 @@ class Walk:
 
     def corrects(self, target: Target) -> bool:
         """Does the layer have a bias that will be corrected?"""
-        return self.correct and hasattr(self.module.get_submodule(target.path), "bias")
+        return self.correct and f"{target.path}.bias" in self.buffers
 
     def correct_biases(self, span: Span, targets: list[Target]) -> None:
         """Give the layers of the span their float means back, one after the other; again where weights changed since."""

@@ -68,14 +68,24 @@ def insert_packed(
         )
         call.meta["val"] = weight.detach()
     layer.node.replace_input_with(layer.weight, call)
-    if add_bias and (layer.bias is not None or can_have_bias(layer)):
-        old = None if layer.bias is None else attribute(module, str(layer.bias.target)).detach()
-        set_buffer(module, f"{path}.bias", weight.new_zeros(rows) if old is None else old.clone())
-        with module.graph.inserting_before(layer.node):
-            bias = module.graph.get_attr(f"{path}.bias")
-            bias.meta["val"] = attribute(module, f"{path}.bias")
-        set_bias(layer, bias)
+    if add_bias:
+        insert_bias(module, layer, path)
     return path, call
+
+
+def insert_bias(module: fx.GraphModule, layer: Layer, path: str) -> None:
+    """Give the layer a bias of its own at `path`, with the values it had or zeros, where its call may have one."""
+    if layer.bias is None and not can_have_bias(layer):
+        return
+    weight = attribute(module, str(layer.weight.target))
+    old = None if layer.bias is None else attribute(module, str(layer.bias.target)).detach()
+    set_buffer(
+        module, f"{path}.bias", weight.new_zeros(weight.shape[layer.axis]) if old is None else old.clone()
+    )
+    with module.graph.inserting_before(layer.node):
+        bias = module.graph.get_attr(f"{path}.bias")
+        bias.meta["val"] = attribute(module, f"{path}.bias")
+    set_bias(layer, bias)
 
 
 def store(module: fx.GraphModule, path: str, grid: Grid, codes: Tensor) -> None:

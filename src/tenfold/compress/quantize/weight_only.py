@@ -16,8 +16,9 @@ from tenfold.compress.quantize.aware import train_aware
 from tenfold.compress.quantize.capture import attribute, rebuilt
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.grid import BITS, Granularity, Grid, PerGroup, ZeroPoint
+from tenfold.compress.quantize.insert import ROOT
 from tenfold.compress.quantize.layer_inputs import matrix_of
-from tenfold.compress.quantize.layers import Layer, find_layers, unshared
+from tenfold.compress.quantize.layers import Layer, find_layers, leaders, readable, unshared
 from tenfold.compress.quantize.learned import round_by_learning
 from tenfold.compress.quantize.observe import Observer
 from tenfold.compress.quantize.quantizer import LAYERS, check_finite, correction_inputs, is_quantized
@@ -33,7 +34,7 @@ from tenfold.compress.quantize.rounding import (
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.spans import Unit
 from tenfold.compress.quantize.walk import Target, Walk
-from tenfold.compress.quantize.weight_insert import Form, insert_packed
+from tenfold.compress.quantize.weight_insert import Form, insert_bias, insert_packed
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
@@ -55,7 +56,8 @@ class QuantizeWeights:
     chooses the range of each scale's weights; `rounding` and `bias_correction` read up to `examples` training examples.
     `Average(bits)` gives each layer its own width, by what its rounding is expected to cost. `equalize` first scales the channels between layers to equal ranges, which serves
     where channels share a scale. `epochs` passes over the training data teach the rounded network afterwards to answer
-    as the original does. Weights that several layers share stay float.
+    as the original does. A weight that several layers share is rounded once, on the inputs of the first, and stored
+    once; one that something else reads too, an embedding for instance, stays float.
     """
 
     bits: int | Average = 4
@@ -102,15 +104,13 @@ class QuantizeWeights:
         examples = correction_inputs(
             module.graph, task.train.take(self.examples, seed=run.seed), LARGEST_INPUT
         )
-        equalized = equalize(module, layers, examples) if self.equalize else {}
+        alone = unshared(module.graph, list(layers.values()))
+        equalized = equalize(module, alone, examples) if self.equalize else {}
         weights = {
             name: attribute(module, str(layer.weight.target)).detach() for name, layer in layers.items()
         }
         bits, allocation = self._bits(module, layers, weights, examples, run)
-        targets = []
-        for name, layer in layers.items():
-            path, unpacking = insert_packed(module, layer, name, self._form(bits[name]), self.bias_correction)
-            targets.append(Target(layer, name, weights[name], path, unpacking))
+        targets = self._inserted(module, layers, bits, self.bias_correction)
 
         def fit(target: Target, importance: Tensor | None) -> Grid:
             return fit_grid(
@@ -152,9 +152,26 @@ class QuantizeWeights:
         if list(layers) != list(bits):
             odd = sorted(set(layers) ^ set(bits)) or ["the order of layers"]
             raise RecipeError(f"quantize-weights: made for another network; they differ at {odd[0]}")
-        for name, layer in layers.items():
-            insert_packed(module, layer, name, self._form(bits[name]), add_bias)
+        self._inserted(module, layers, bits, add_bias)
         return rebuilt(module)
+
+    def _inserted(
+        self, module: fx.GraphModule, layers: dict[str, Layer], bits: dict[str, int], add_bias: bool
+    ) -> list[Target]:
+        """Packed weights of zeros in the place of the float ones, and where they lie."""
+        targets: dict[str, Target] = {}
+        for name, first in leaders(layers).items():
+            layer, path = layers[name], f"{ROOT}.{name}"
+            weight = attribute(module, str(layer.weight.target)).detach()
+            if name == first:
+                path, unpacking = insert_packed(module, layer, name, self._form(bits[name]), add_bias)
+            else:
+                unpacking = targets[first].unpacking
+                layer.node.replace_input_with(layer.weight, unpacking)
+                if add_bias:
+                    insert_bias(module, layer, path)
+            targets[name] = Target(layer, name, weight, path, unpacking, tied=name != first)
+        return list(targets.values())
 
     def _bits(
         self,
@@ -173,9 +190,11 @@ class QuantizeWeights:
                 raise NetworkError("quantize-weights ran out of time while it allocated bits: give it more")
             run.progress(0.05 + 0.05 * share, "quantize-weights: allocating bits")
 
-        fisher = fisher_diagonals(module, layers, examples, run.seed, before)
+        first = leaders(layers)
+        once = {name: layers[name] for name in dict.fromkeys(first.values())}
+        fisher = fisher_diagonals(module, once, examples, run.seed, before)
         choices, curves = self.bits.choices, []
-        for name, layer in layers.items():
+        for name, layer in once.items():
             matrix, importance = matrix_of(weights[name], layer.axis), matrix_of(fisher[name], layer.axis)
             curve = []
             for bits in choices:
@@ -185,14 +204,14 @@ class QuantizeWeights:
                 )
                 curve.append((float(bits * matrix.numel()), distortion))
             curves.append(curve)
-        budget = self.bits.bits * sum(weight.numel() for weight in weights.values())
-        chosen = allocate(curves, budget)
+        number = sum(weights[name].numel() for name in once)
+        chosen = allocate(curves, self.bits.bits * number)
+        found = dict(zip(once, (choices[i] for i in chosen), strict=True))
         # Beside it, as a measure: the most bits that all layers can have alike.
         alike = choices.index(max(bits for bits in choices if bits <= self.bits.bits))
-        return dict(zip(layers, (choices[i] for i in chosen), strict=True)), {
+        return {name: found[first[name]] for name in layers}, {
             "expected_loss": sum(curve[i][1] for curve, i in zip(curves, chosen, strict=True)),
-            "bits": sum(curve[i][0] for curve, i in zip(curves, chosen, strict=True))
-            / (budget / self.bits.bits),
+            "bits": sum(curve[i][0] for curve, i in zip(curves, chosen, strict=True)) / number,
             "uniform_bits": choices[alike],
             "uniform_expected_loss": sum(curve[alike][1] for curve in curves),
         }
@@ -209,11 +228,11 @@ def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
 
 
 def quantizable(module: fx.GraphModule) -> dict[str, Layer]:
-    """The layers whose weight nothing else reads, by name, in the order in which they run."""
-    layers = unshared(module.graph, find_layers(module.graph))
+    """The layers whose weight layers alone read, by name, in the order in which they run."""
+    layers = readable(module.graph, find_layers(module.graph))
     if not layers:
         raise NetworkError(
-            "the network has no convolution and no linear layer with a weight of its own to quantise"
+            "the network has no convolution and no linear layer with a constant weight to quantise"
         )
     return layers
 
