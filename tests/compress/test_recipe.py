@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ from tenfold.compress import (
     read_recipe,
     recipe_from,
     register,
+    registry,
     technique_from,
     technique_to_dict,
 )
+from tenfold.compress import recipe as recipe_module
 from tenfold.errors import RecipeError
 
 narrows = st.builds(
@@ -146,6 +149,35 @@ def test_a_technique_that_is_not_registered() -> None:
         technique_to_dict(PerGroup())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'narrow' is registered already"):
         register("narrow", Round)
+
+
+@dataclass(frozen=True)
+class Widen(Narrow):
+    """A technique that some of `Fragile` does not stand."""
+
+
+@dataclass(frozen=True)
+class Fragile(Narrow):
+    """What it makes is undone by others."""
+
+
+def test_a_registered_technique_says_what_undoes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "TECHNIQUES", dict(registry.TECHNIQUES))
+    monkeypatch.setattr(recipe_module, "TECHNIQUES", registry.TECHNIQUES)
+    register("widen", Widen)
+    register(
+        "fragile",
+        Fragile,
+        undone_by={
+            "narrow": "it breaks",
+            "widen": lambda earlier, later: "it is too much" if later.share > earlier.share else "",
+        },
+    )
+    with pytest.raises(RecipeError, match="step 2: narrow may not follow fragile: it breaks"):
+        Recipe((Fragile(0.5), Narrow(0.5)))
+    with pytest.raises(RecipeError, match="step 3: widen may not follow fragile: it is too much"):
+        Recipe((Fragile(0.5), Fragile(0.9), Widen(0.6)))
+    Recipe((Narrow(0.5), Fragile(0.5), Widen(0.5)))
 
 
 def test_steps_are_applied_in_order_with_progress_and_teacher() -> None:

@@ -15,6 +15,7 @@ from tenfold.compress import (
     apply_recipe,
     load,
     parse_recipe,
+    recipe_from,
     save,
     technique_from,
     technique_to_dict,
@@ -61,6 +62,52 @@ def test_a_value_out_of_range_names_technique_key_and_line() -> None:
     text = "steps:\n- technique: prune\n  ratio: 1.5\n"
     with pytest.raises(RecipeError, match=r"^recipe:3: prune: ratio must be .* not 1\.5"):
         parse_recipe(text)
+
+
+SHARE, SPARSIFY, PRUNE = ({"technique": name} for name in ("share", "sparsify", "prune"))
+TWO_OF_FOUR = SPARSIFY | {"pattern": {"type": "TwoOfFour"}}
+UNIFORM = {"type": "Free", "scope": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((SHARE, SPARSIFY | {"epochs": 1.0}), "its epochs move shared values apart; put sparsify before"),
+        ((SHARE, SPARSIFY | {"saliency": "obs", "pattern": UNIFORM}), "saliency obs moves the weights"),
+        ((SHARE | {"codebook": {"type": "Product"}}, SPARSIFY), "zeros within shared vectors"),
+        ((TWO_OF_FOUR, PRUNE), "not two of four any more; put prune before sparsify"),
+        ((TWO_OF_FOUR, SPARSIFY, PRUNE | {"ratio": 0.0, "target_macs": 0.5}), "put prune before sparsify"),
+    ],
+)
+def test_a_step_that_would_undo_an_earlier_one_is_refused(
+    steps: tuple[dict[str, object], ...], message: str
+) -> None:
+    number, name, first = len(steps), steps[-1]["technique"], steps[0]["technique"]
+    with pytest.raises(RecipeError, match=f"step {number}: {name} may not follow {first}: .*{message}"):
+        recipe_from({"steps": list(steps)})
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (SHARE, SPARSIFY),
+        (SHARE, TWO_OF_FOUR),
+        (SPARSIFY | {"epochs": 1.0}, SHARE),
+        (SPARSIFY, PRUNE),
+        (PRUNE, TWO_OF_FOUR),
+        (TWO_OF_FOUR, PRUNE | {"ratio": 0.0, "blocks": 1}),
+    ],
+)
+def test_steps_that_leave_the_earlier_ones_be_are_recipes(steps: tuple[dict[str, object], ...]) -> None:
+    assert len(recipe_from({"steps": list(steps)}).steps) == len(steps)
+
+
+@pytest.mark.parametrize("second", [SPARSIFY, TWO_OF_FOUR])
+def test_zeros_put_into_shared_values_leave_them_few(second: dict[str, object]) -> None:
+    work = task()
+    model, steps = apply_recipe(recipe_from({"steps": [SHARE, second]}), work, Run())
+    for name, entries in steps[0].resolved["entries"].items():
+        assert len(torch.unique(model.get_submodule(name).weight)) <= entries + 1
 
 
 @pytest.mark.parametrize("name", ["factorize", "distill"])

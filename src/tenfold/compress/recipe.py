@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 
 from tenfold.coding import CodingError, short
-from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict
+from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict, undoing
 from tenfold.compress.technique import Json, Problem, Run, Technique
 from tenfold.data import Task
 from tenfold.errors import RecipeError
@@ -70,7 +70,7 @@ class Step:
 
 def check_order(steps: tuple[Technique, ...]) -> None:
     """Raise a `RecipeError` with the reason where the order of the steps makes no sense."""
-    seen: dict[str, Technique] = {}
+    seen: set[str] = set()
     for index, step in enumerate(steps):
         name = technique_name(step)
         entry = TECHNIQUES[name]
@@ -87,13 +87,12 @@ def check_order(steps: tuple[Technique, ...]) -> None:
                 ("steps", index),
                 f"step {index + 1} repeats step {index} ({name}) unchanged: give one, of the full amount",
             )
-        for earlier in seen:
-            reason = TECHNIQUES[earlier].undone_by.get(name)
+        for earlier in steps[:index]:
+            reason = undoing(earlier, step)
             if reason:
-                raise CodingError(
-                    ("steps", index), f"step {index + 1}: {name} may not follow {earlier}: {reason}"
-                )
-        seen[name] = step
+                text = f"{name} may not follow {technique_name(earlier)}: {reason}"
+                raise CodingError(("steps", index), f"step {index + 1}: {text}")
+        seen.add(name)
 
 
 def recipe_from(values: Any) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
@@ -12,19 +12,42 @@ from tenfold.compress.technique import Technique
 from tenfold.errors import RecipeError
 from tenfold.naming import nearest
 
+Reason = str | Callable[[Any, Any], str]  # from the earlier step and the later one
+
 
 @dataclass(frozen=True)
 class Entry:
     """Where a technique lives (`module:Class`, or the class) and where it may stand in a recipe.
 
     `final` says why nothing may follow it, `once` why it may not come twice; "" where either is fine. `undone_by`
-    names techniques that may not come later, each with the reason.
+    names techniques that may not come later, each with the reason, or with what tells it from both: "" where that
+    later one does no harm.
     """
 
     home: str | type
     final: str = ""
     once: str = ""
-    undone_by: Mapping[str, str] = field(default_factory=dict)
+    undone_by: Mapping[str, Reason] = field(default_factory=dict)
+
+
+def _sparsify_after_share(share: Any, sparsify: Any) -> str:
+    """Zeros alone leave few values."""
+    cure = "put sparsify before share"
+    if sparsify.epochs:
+        return f"its epochs move shared values apart; {cure}, or give it none"
+    if sparsify.saliency.value == "obs":
+        return f"saliency obs moves the weights that stay; {cure}, or choose another saliency"
+    if share.codebook.length > 1:
+        return "zeros within shared vectors make many of few; give share the codebook Scalar, after sparsify"
+    return ""
+
+
+def _prune_after_sparsify(sparsify: Any, prune: Any) -> str:
+    """Channels that go close ranks; whole blocks may go."""
+    cuts = prune.ratio or prune.widths or prune.target_macs or prune.target_latency
+    if cuts and type(sparsify.pattern).__name__ == "TwoOfFour":
+        return "without some of its input channels a layer is not two of four any more; put prune before sparsify"
+    return ""
 
 
 TECHNIQUES: dict[str, Entry] = {
@@ -34,6 +57,7 @@ TECHNIQUES: dict[str, Entry] = {
         undone_by={
             "factorize": "the factors of a sparse weight are dense",
             "tie": "the mean of layers with zeros in different places is dense",
+            "prune": _prune_after_sparsify,
         },
     ),
     "share": Entry(
@@ -43,6 +67,7 @@ TECHNIQUES: dict[str, Entry] = {
             "distill": "training moves shared values apart; give share epochs of its own",
             "factorize": "the factors of a weight of few values have many",
             "tie": "the mean of layers of few values has many",
+            "sparsify": _sparsify_after_share,
         },
     ),
     "shorten": Entry("tenfold.compress.shorten:Shorten"),
@@ -71,11 +96,21 @@ def technique_names() -> list[str]:
     return sorted(TECHNIQUES)
 
 
-def register(name: str, home: str | type, *, final: str = "", once: str = "") -> None:
-    """Make a technique known by `name`: a frozen dataclass, or `module:Class` to import on first use."""
+def register(
+    name: str,
+    home: str | type,
+    *,
+    final: str = "",
+    once: str = "",
+    undone_by: Mapping[str, Reason] | None = None,
+) -> None:
+    """Make a technique known by `name`: a frozen dataclass, or `module:Class` to import on first use.
+
+    The rest is as in `Entry`.
+    """
     if name in TECHNIQUES and TECHNIQUES[name].home != home:
         raise ValueError(f"the technique {name!r} is registered already, as {TECHNIQUES[name].home}")
-    TECHNIQUES[name] = Entry(home, final, once)
+    TECHNIQUES[name] = Entry(home, final, once, undone_by or {})
 
 
 def technique_class(name: str) -> type:
@@ -103,6 +138,12 @@ def technique_name(technique: Technique) -> str:
     raise RecipeError(
         f"{cls.__name__} is not a registered technique: compress.registry.register makes it known"
     )
+
+
+def undoing(earlier: Technique, later: Technique) -> str:
+    """Why `later` would undo what `earlier` did; "" where it does not."""
+    reason = TECHNIQUES[technique_name(earlier)].undone_by.get(technique_name(later), "")
+    return reason if isinstance(reason, str) else reason(earlier, later)
 
 
 def is_final(technique: Technique) -> bool:
