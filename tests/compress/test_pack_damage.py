@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tenfold.compress import unpack
-from tenfold.compress.pack.container import DIGEST, HEAD
+from tenfold.compress.pack import packing, tensors
+from tenfold.compress.pack.container import DIGEST, HEAD, SIZES, VERSION, WORKING
 from tenfold.errors import PackError
 
 pytest.importorskip("constriction")
@@ -72,6 +77,10 @@ def forged(
     return head + hashlib.sha256(head + small + body).digest() + small + body
 
 
+def added(**entry: object) -> Callable[[dict], object]:  # type: ignore[type-arg]
+    return lambda h: h["entries"].append({"name": "added", "code": 0, "crc": 0, **entry})
+
+
 HOSTILE: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "absurd shape": lambda h: h["entries"][0].update(shape=[2**40]),
     "many shapes": lambda h: h["entries"][0].update(shape=[2**10] * 16),
@@ -93,6 +102,20 @@ HOSTILE: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "structure": lambda h: h.update(structure={}),
     "technique": lambda h: h["structure"]["steps"][0]["technique"].update(technique="os.system"),
     "shorter": lambda h: h["entries"].pop(),
+    "name of the metadata": lambda h: h["entries"][0].update(name="__metadata__"),
+    "name that is no text": lambda h: h["entries"][0].update(name="\ud800"),
+    "rows of nothing": added(dtype="int8", shape=[0], form="integers", rows=10**15),
+    "one row of nothing": added(dtype="int8", shape=[0], form="integers", rows=1),
+    "a grid of nothing": added(dtype="float32", shape=[0], form="uniform", step=1.0, shifts=[0.0] * 3),
+    "codes of nothing": added(dtype="uint8", shape=[0], form="codes", bits=4),
+    "places of nothing": added(dtype="uint8", shape=[0], form="indices", bits=4),
+    "nothing, far away": added(dtype="float32", shape=[0, 2**70], form="numbers"),
+    "nothing, twice as far": added(dtype="float32", shape=[0, 2**40, 2**40], form="numbers"),
+    "rows beyond all": added(dtype="int8", shape=[3], form="integers", rows=2**70),
+    "a grid beyond all": added(
+        dtype="bfloat16", shape=[4], form="uniform", step=1e308, shifts=[0.0] * 3, low=9, high=9
+    ),
+    "form that is no text": lambda h: h["entries"][0].update(form=[]),
 }
 
 
@@ -114,6 +137,67 @@ def test_codes_that_mean_something_else_and_headers_that_expand_are_refused(
     for claim in (len(bomb), 2**31):
         head = HEAD.pack(b"TENFOLDP", 1, len(bomb), claim, 0)
         refused(head + hashlib.sha256(head + bomb).digest() + bomb, tmp_path)
+
+
+def test_claims_are_refused_before_anything_is_decoded(
+    packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what the file is small enough to say in no bytes at all: constant codes, and entries without contents."""
+    monkeypatch.setattr(packing, "decoded", lambda *_: pytest.fail("it was decoded"))
+    codes = added(dtype="uint8", shape=[60 << 20], form="codes", rows=16384, bits=2)
+    assert "would unpack in" in refused(forged(packed, codes), tmp_path)
+    places = added(dtype="uint8", shape=[60 << 17], form="indices", bits=1)
+    assert "would unpack in" in refused(forged(packed, places), tmp_path)
+    text = b'{"structure":{},"entries":[' + b"{}," * 5_000_000 + b"{}]}"
+    small = zlib.compress(text)
+    head = HEAD.pack(b"TENFOLDP", VERSION, len(small), len(text), 0)
+    message = refused(head + hashlib.sha256(head + small).digest() + small, tmp_path)
+    assert "a header of 15,000,031" in message
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "count", "rest"),
+    [
+        ("numbers", "float32", 1 << 20, {}),
+        ("numbers", "float64", 1 << 19, {}),
+        ("codes", "uint8", 1 << 19, {"rows": 64, "bits": 2, "low": -2, "high": 1}),
+        ("codes", "uint8", 1 << 21, {"rows": 64, "bits": 8, "low": -2, "high": 1}),
+        ("indices", "uint8", 1 << 19, {"bits": 1}),
+        ("indices", "uint8", 1 << 20, {"bits": 8}),
+        ("indices", "uint8", 1 << 21, {"bits": 13}),
+        ("integers", "int8", 1 << 21, {"rows": 64, "low": -2, "high": 1}),
+        ("uniform", "float32", 1 << 21, {"rows": 64, "step": 1.0, "shifts": [0.0] * 3, "high": 1}),
+    ],
+)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process its peak so")
+def test_decoding_takes_no_more_memory_than_is_claimed_for_it(
+    form: str, dtype: str, count: int, rest: dict[str, Any]
+) -> None:
+    """What is allocated in a fresh process, by its own account: no Python counter sees what PyTorch takes."""
+    script = (
+        "import json, sys, torch\n"
+        "from tenfold.compress.pack.container import Entry\n"
+        "from tenfold.compress.pack.tensors import Learnt, decoded\n"
+        "from tenfold.errors import PackError\n"
+        "def peak():\n"
+        "    return 1024 * int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+        "def decode(count):\n"
+        "    entry = Entry('x', dtype, (count,), form, 0, 1, **rest)\n"
+        "    try:\n"
+        "        decoded(entry, code, Learnt())\n"
+        "    except PackError as error:\n"
+        "        assert 'is not what was packed' in str(error)\n"
+        "    return entry.size + entry.working\n"
+        "form, dtype, count, rest = json.loads(sys.argv[1])\n"
+        "code = bytes(1 << 23)\n"
+        "decode(1 << 10)\n"
+        "before = peak()\n"
+        "claim = decode(count)\n"
+        "print((peak() - before) / claim)\n"
+    )
+    arguments = [sys.executable, "-c", script, json.dumps([form, dtype, count, rest])]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert 0.1 < float(run.stdout) < 1.3  # the words of the code, twice 8 MiB, are not in the claim
 
 
 ANY = st.recursive(
@@ -166,3 +250,54 @@ def test_any_header_is_refused_or_says_the_same_as_before(
         for name in ("good", "out")
     )
     assert wanted == found  # under other names at most
+
+
+SOUND: dict[str, dict[str, Any]] = {
+    form: {"name": "a", "dtype": dtype, "form": form, "code": 0, "crc": 0, **rest}
+    for form, dtype, rest in (
+        ("numbers", "float32", {}),
+        ("codes", "uint8", {"bits": 4}),
+        ("indices", "uint8", {"bits": 3}),
+        ("integers", "int8", {"low": -3, "high": 3}),
+        ("uniform", "float32", {"high": 2, "step": 1.0, "shifts": [0.0] * 3}),
+    )
+}
+SIDES = st.sampled_from([0, 0, 1, 2, 3, 16, 33, 2**40, 2**70])
+ENTRY = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["a", "b", "", "__metadata__", "\ud800"]),
+        "dtype": st.sampled_from(list(SIZES)),
+        "shape": st.lists(SIDES, max_size=3),
+        "form": st.sampled_from(list(WORKING)),
+        "code": st.just(0),
+        "crc": st.just(0),
+        "rows": st.sampled_from([0, 1, 1, 2, 3, 16, 10**15, 2**70]),
+        "bits": st.integers(0, 17),
+        "low": st.sampled_from([-512, -8, -1, 0]),
+        "high": st.sampled_from([0, 7, 512]),
+        "mean": st.sampled_from([1e-6, 0.01, 1.0, 1e6]),
+        "step": st.sampled_from([0.0, -1.0, 1e-300, 1.0, 1e30, 1e300]),
+        "shifts": st.lists(st.sampled_from([0.0, 1e30, -1.0, 1e300]), min_size=3, max_size=3),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(entry=ENTRY | ENTRY.map(lambda entry: SOUND[entry["form"]] | {"shape": entry["shape"]}))
+def test_any_entry_with_a_right_checksum_is_decoded_or_refused_by_name(
+    packed: bytes, tmp_path_factory: pytest.TempPathFactory, entry: dict[str, Any]
+) -> None:
+    """No tensor's checksum is held against it, so that what decodes goes all the way to the saved folder."""
+    folder, refusal = tmp_path_factory.mktemp("entry"), None
+    (folder / "bad.pack").write_bytes(forged(packed, lambda h: h.update(entries=[entry]), lambda _: b""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors, "zlib", SimpleNamespace(crc32=lambda data: 0))
+        try:
+            unpack(folder / "bad.pack", folder / "out")
+        except PackError as error:
+            refusal = str(error)
+    if refusal is not None:
+        assert refusal.startswith(str(folder / "bad.pack"))
+        return
+    made = load_file(folder / "out" / "weights.safetensors")
+    assert [list(value.shape) for value in made.values()] == [entry["shape"]]

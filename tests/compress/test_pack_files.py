@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,38 @@ def test_floats_of_every_width_come_back_to_the_last_bit(dtype: torch.dtype, tmp
     unpack(tmp_path / "a.pack", tmp_path / "b")
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
     assert (tmp_path / "a.pack").stat().st_size < 0.96 * (folder / "weights.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("step", [None, 0.5])
+def test_empty_tensors_come_back(step: float | None, tmp_path: Path) -> None:
+    class Hollow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(40, 50))
+            for number, shape in enumerate([(0,), (0, 5), (5, 0), (3, 0, 2)]):
+                self.register_buffer(f"float{number}", torch.empty(shape))
+                self.register_buffer(f"int{number}", torch.empty(shape, dtype=torch.int8))
+
+    folder = save(tmp_path / "a", Hollow(), [], inputs=torch.zeros(1))
+    pack(folder, tmp_path / "a.pack", step=step)
+    made = load(unpack(tmp_path / "a.pack", tmp_path / "b"), base=Hollow)
+    before = load(folder, base=Hollow).state_dict()
+    for name, value in made.state_dict().items():
+        assert (value.shape, value.dtype) == (before[name].shape, before[name].dtype)
+
+
+def test_what_unpacking_would_refuse_is_not_packed(tmp_path: Path) -> None:
+    layer = nn.Linear(700, 700, bias=False)
+    layer.weight.data = torch.zeros(700, 700)
+    layer.weight.data[0, 0] = 1.0  # far from all others, which a coarse grid takes for zero
+    folder = save(tmp_path / "a", layer, [], inputs=torch.zeros(1, 700))
+    tensors = {"weight": layer.weight.data.clone()}
+    folder = save_tensors(
+        tmp_path / "b", tensors, replace(read_structure(folder / "structure.json"), coded={})
+    )
+    with pytest.raises(PackError, match="no network packs so well"):
+        pack(folder, tmp_path / "a.pack", step=10.0)
+    assert not (tmp_path / "a.pack").exists()
 
 
 def test_floats_that_were_narrower_once_pay_for_no_more(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ WORTH = 0.9  # of the dense bytes that a coded form may take at most
 SAMPLE = 2048  # vectors that are looked at first
 VECTORS = (1, 2, 4, 8, 9, 16)  # lengths of shared vectors that are looked for
 MOST_BITS = 16
-CHUNK = 1 << 20  # codes packed at a time; a multiple of 8, so that chunks end on whole bytes
+CHUNK = 1 << 14  # codes spread out into bits at a time; a multiple of 8, so that chunks end on whole bytes
 _BITS = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,

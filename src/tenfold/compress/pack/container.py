@@ -30,14 +30,22 @@ MAGIC = b"TENFOLDP"
 VERSION = 1
 HEAD = struct.Struct("<8sIIIQ")
 DIGEST = 32
-LARGEST_HEADER = 1 << 26
-LARGEST_EXPANSION = 1 << 12  # a file that claims to hold more bytes for each of its own is refused
-ALWAYS_ALLOWED = 1 << 20  # bytes
+LARGEST_EXPANSION = 1 << 12  # a file whose reading would take more bytes for each of its own is refused
+ALWAYS_ALLOWED = 1 << 24  # bytes
+LARGEST_TEXT = (
+    32  # bytes of the header's JSON for each byte of the file, with as many as follow always allowed
+)
+SHORT_TEXT = 1 << 20
+LARGEST_COUNT = 1 << 48  # numbers of a tensor, sides of 0 taken for 1: below what a stride can hold
+LARGEST_STEP = 1e30  # of a grid of floats: 512 steps are a float32 still
 BLOCK = 1 << 20
 SIZES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
+# Bytes that decoding takes for a while beside the tensor, rounded up from measurements: for each byte of plain numbers,
+# for each number of another form.
+WORKING = {"numbers": 5, "codes": 16, "indices": 12, "integers": 8, "uniform": 36}
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,17 @@ class Entry:
         return math.prod(self.shape)
 
     @property
-    def claim(self) -> int:
+    def size(self) -> int:
         """Bytes of the tensor."""
         return self.count * SIZES[self.dtype]
+
+    @property
+    def working(self) -> int:
+        """Bytes that its decoding takes besides, at most."""
+        each = WORKING[self.form]
+        if self.form in ("codes", "indices"):
+            return each * (8 * self.count // max(self.bits, 1))
+        return each * (self.size if self.form == "numbers" else self.count)
 
 
 @dataclass(frozen=True)
@@ -82,13 +98,15 @@ class Header:
 
 
 def write_container(file: BinaryIO, header: Header, codes: Sequence[bytes]) -> int:
-    """Write the whole file; returns how many bytes come before the codes."""
+    """Write the whole file; returns how many bytes come before the codes. `PackError` for what could not be read."""
     text = json.dumps(
         {"structure": header.structure, "entries": [_short(entry) for entry in header.entries]},
         separators=(",", ":"),
         allow_nan=False,
     ).encode()
     compressed = zlib.compress(text, 9)
+    size = HEAD.size + DIGEST + len(compressed) + sum(map(len, codes))
+    _require_likely("this network", size, len(text), header.entries)
     head = HEAD.pack(MAGIC, VERSION, len(compressed), len(text), sum(map(len, codes)))
     digest = hashlib.sha256(head)
     for part in (compressed, *codes):
@@ -111,8 +129,7 @@ def read_container(path: Path, file: BinaryIO) -> tuple[Header, Iterator[bytes]]
         raise PackError(
             f"{path} is cut short or has grown: it has {size:,} bytes, which its head does not expect"
         )
-    if text > LARGEST_HEADER:
-        raise PackError(f"{path} claims a header of {text:,} bytes: more than any network needs")
+    _require_likely(path, size, text)
     expected, digest = file.read(DIGEST), hashlib.sha256(head)
     while block := file.read(BLOCK):
         digest.update(block)
@@ -122,10 +139,25 @@ def read_container(path: Path, file: BinaryIO) -> tuple[Header, Iterator[bytes]]
     header = _header(path, file.read(compressed), text)
     if sum(entry.code for entry in header.entries) != codes:
         raise PackError(f"{path} is malformed: its codes do not add up")
-    claim = sum(entry.claim for entry in header.entries)
-    if claim > max(ALWAYS_ALLOWED, LARGEST_EXPANSION * size):
-        raise PackError(f"{path} has {size:,} bytes and claims to hold {claim:,}: no network packs so well")
+    _require_likely(path, size, text, header.entries)
     return header, (file.read(entry.code) for entry in header.entries)
+
+
+def _require_likely(file: Path | str, size: int, text: int, entries: Sequence[Entry] = ()) -> None:
+    """Refuse claims beyond what a file of `size` bytes can mean: a header of `text` bytes, and these tensors."""
+    if text > max(SHORT_TEXT, LARGEST_TEXT * size):
+        raise PackError(f"{file} has {size:,} bytes and a header of {text:,}: more than any network needs")
+    # All tensors are held until they are written, which copies them once; decoding works on one at a time.
+    claim = 2 * sum(entry.size for entry in entries) + max((entry.working for entry in entries), default=0)
+    if claim > max(ALWAYS_ALLOWED, LARGEST_EXPANSION * size):
+        raise PackError(f"{file} has {size:,} bytes and would unpack in {claim:,}: no network packs so well")
+
+
+def _require_name(name: str) -> None:
+    """`ValueError` for a name that a file of safetensors cannot give to a tensor."""
+    name.encode()  # half a surrogate pair is none
+    if name == "__metadata__":
+        raise ValueError("a tensor cannot be called __metadata__")
 
 
 def _header(path: Path, compressed: bytes, length: int) -> Header:
@@ -162,13 +194,18 @@ def _entry(value: Any) -> Entry:
     if not isinstance(value, dict) or not isinstance(value.get("shape"), list):
         raise ValueError("an entry must be a mapping with a shape")
     shape, shifts = tuple(value["shape"]), tuple(value.get("shifts", ()))
-    if len(shape) > 16 or any(type(side) is not int or side < 0 for side in shape):
+    if len(shape) > 16 or any(type(side) is not int or not 0 <= side <= LARGEST_COUNT for side in shape):
         raise ValueError("a shape must be whole numbers")
+    if math.prod(side or 1 for side in shape) > LARGEST_COUNT:
+        raise ValueError("a shape is too large")
     entry = Entry(**{**value, "shape": shape, "shifts": shifts})
-    if not isinstance(entry.name, str) or entry.dtype not in SIZES:
-        raise ValueError("an entry needs a name and a known type")
+    if not isinstance(entry.name, str) or entry.dtype not in SIZES or entry.form not in WORKING:
+        raise ValueError("an entry needs a name, a known type and a known form")
+    _require_name(entry.name)
     if any(type(getattr(entry, key)) is not int or getattr(entry, key) < 0 for key in _WHOLE):
         raise ValueError(f"{entry.name!r:.60}: its numbers must be whole and not negative")
+    if entry.rows > max(entry.count * 8, 1):
+        raise ValueError(f"{entry.name!r:.60}: it has more rows than numbers")
     if (
         type(entry.low) is not int
         or type(entry.high) is not int
@@ -179,6 +216,8 @@ def _entry(value: Any) -> Entry:
         type(number) is not float or not math.isfinite(number) for number in (entry.mean, entry.step, *shifts)
     ):
         raise ValueError(f"{entry.name!r:.60}: its numbers must be finite")
+    if not 0 <= entry.step <= LARGEST_STEP or any(abs(shift) > 1e3 * LARGEST_STEP for shift in shifts):
+        raise ValueError(f"{entry.name!r:.60}: its grid is out of range")
     if not 1e-6 <= entry.mean <= 1e6:
         raise ValueError(f"{entry.name!r:.60}: its mean is out of range")
     return entry

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tenfold.compress.pack.container import Header, read_container, write_container
+from tenfold.compress.pack.container import LARGEST_STEP, Header, read_container, write_container
 from tenfold.compress.pack.tensors import (
     Coded,
     Learnt,
@@ -187,7 +187,7 @@ def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def _coded_part(name: str, tensor: Tensor, part: Part, learnt: Learnt) -> Coded:
-    if part.bits is None:
+    if part.bits is None or not tensor.numel():
         made = code_numbers(name, tensor, learnt)
     else:
         made = code_indices(name, tensor, part.bits, learnt)
@@ -197,14 +197,16 @@ def _coded_part(name: str, tensor: Tensor, part: Part, learnt: Learnt) -> Coded:
 def _coded(
     name: str, tensor: Tensor, matrix: tuple[int, int, int] | None, step: float | None, learnt: Learnt
 ) -> Coded:
+    if not tensor.numel():
+        return code_numbers(name, tensor, learnt)  # no rows, no mean: only its shape
     if matrix is not None:
         return code_packed(name, tensor, *matrix, learnt)
     if tensor.dtype == torch.int8 and tensor.dim() > 1:
         return code_integers(name, tensor, learnt)
     if step is not None and tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel() >= SMALL:
         deviation = float(tensor.double().square().mean().sqrt())
-        if not 0 < deviation < float("inf"):
-            raise PackError(f"{name}: its values are all zero or not finite, so there is no grid for them")
+        if not 0 < step * deviation <= LARGEST_STEP:
+            raise PackError(f"{name}: its values are all zero, huge or not finite: there is no grid for them")
         return code_uniform(name, tensor, step * deviation, learnt)[0]
     return code_numbers(name, tensor, learnt)
 

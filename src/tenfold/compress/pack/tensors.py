@@ -26,8 +26,7 @@ from tenfold.compress.pack.planes import (
 from tenfold.compress.pack.uniform import Uniform, rounded
 from tenfold.compress.quantize import pack_codes, packed_bytes, unpack_codes
 from tenfold.errors import PackError
-
-LARGEST_CODES = 1 << 31
+from tenfold.naming import described
 
 
 @dataclass
@@ -106,7 +105,16 @@ def code_uniform(name: str, tensor: Tensor, step: float, learnt: Learnt) -> tupl
 
 def decoded(entry: Entry, code: bytes, learnt: Learnt) -> Tensor:
     """The tensor of an entry. `PackError` where entry and code do not go together."""
+    try:
+        return _decoded(entry, code, learnt)
+    except (ValueError, TypeError, RuntimeError, OverflowError, IndexError) as error:
+        raise PackError(f"{entry.name!r:.60}: it cannot be decoded ({described(error)})") from error
+
+
+def _decoded(entry: Entry, code: bytes, learnt: Learnt) -> Tensor:
     decoder = Decoder(code)
+    if not entry.count and entry.form != "numbers":
+        raise PackError(f"{entry.name!r:.60}: an empty tensor cannot have the form {entry.form!r:.20}")
     if entry.form == "numbers":
         is_float = "float" in entry.dtype
         data = decode_numbers(decoder, learnt.numbers, entry.dtype, entry.count, SIZES[entry.dtype], is_float)
