@@ -40,9 +40,9 @@ def test_unpacks_to_the_same_file_and_the_same_answers(steps: tuple[Technique, .
     size = (tmp_path / "a.pack").stat().st_size
     assert report.file_bytes == size < report.saved_bytes
     charged = report.header_bytes + report.rest_bytes + round(report.achieved * report.weights / 8)
-    assert (
-        abs(charged - size) <= 1 or not steps
-    )  # without steps all tensors are weights, and none is the rest
+    assert abs(charged - size) <= 1
+    number = sum(value.numel() for value in wide().parameters() if value.dim() > 1)
+    assert number <= report.weights < 1.13 * number  # the last group of a row is filled up
     with torch.no_grad():
         answers = [load(where, base=wide)(images()) for where in (folder, tmp_path / "b")]
     assert torch.equal(*answers)
@@ -147,6 +147,42 @@ def test_shared_weights_of_unequal_number_take_their_entropy(tmp_path: Path) -> 
     assert entropy < report.achieved < entropy + (8 * table.nbytes + learning) / 120_000
     exact = pack(folder, tmp_path / "a.pack", step=0.5)
     assert exact == report  # weights in coded form are not rounded any more
+
+
+def test_int8_weights_of_few_values_are_kept_and_counted_as_the_matrices_that_they_are(
+    tmp_path: Path,
+) -> None:
+    """Weights of a narrow range (7 bits) are int8 as they stand: in a table, their places would hide the matrix."""
+    weights = torch.randn(64, 300, generator=torch.Generator().manual_seed(0)).mul(16).round().clamp(-63, 63)
+    folder = save(tmp_path / "a", Integers(weights), [], inputs=torch.zeros(1))
+    assert not read_structure(folder / "structure.json").coded
+    report = pack(folder, tmp_path / "a.pack")
+    assert report.weights == weights.numel()
+    assert report.charged < 6.4
+    few = save(tmp_path / "b", Integers(weights.clamp(-8, 7)), [], inputs=torch.zeros(1))
+    assert read_structure(few / "structure.json").coded["weight"] == {"form": "table", "bits": 4}
+
+
+def test_weights_in_tables_are_counted_beside_those_in_matrices(tmp_path: Path) -> None:
+    weights = torch.randn(64, 300, generator=torch.Generator().manual_seed(0)).mul(16).round()
+    model = Integers(weights)
+    model.shared = nn.Parameter(weights.clamp(-8, 7) / 8)
+    model.plain = nn.Parameter(torch.randn(40, 30))
+    model.bias = nn.Parameter(torch.randn(300))
+    folder = save(tmp_path / "a", model, [], inputs=torch.zeros(1))
+    assert read_structure(folder / "structure.json").coded.keys() == {"shared"}
+    report = pack(folder, tmp_path / "a.pack")
+    assert report.weights == 2 * weights.numel() + 40 * 30
+    assert 1024 < report.rest_bytes < 4 * 300 + 4 * 16 + 64  # the bias and the table
+    assert report.order0 < report.achieved < report.charged < 8
+
+
+class Integers(nn.Module):
+    """A weight of int8, as quantised layers hold it."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weights.to(torch.int8))
 
 
 def test_bits_that_no_place_needs_come_back_too(tmp_path: Path) -> None:

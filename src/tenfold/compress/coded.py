@@ -23,6 +23,9 @@ from tenfold.errors import RecipeError
 FORMS = ("sparse", "table", "sparse-table")
 SMALLEST = 1024  # bytes of a dense tensor worth a look
 WORTH = 0.9  # of the dense bytes that a coded form may take at most
+WORTH_INT8 = (
+    0.55  # the same for matrices of int8: any holds few values, and `pack` codes them better as they are
+)
 SAMPLE = 2048  # vectors that are looked at first
 VECTORS = (1, 2, 4, 8, 9, 16)  # lengths of shared vectors that are looked for
 MOST_BITS = 16
@@ -49,7 +52,8 @@ def encoded(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Coded]:
                 option for option in (_sparse(tensor), *(_table(tensor, d) for d in VECTORS)) if option
             ]
             best = min(options, key=lambda option: _bytes(option[1]), default=None)
-        if best is None or _bytes(best[1]) > WORTH * tensor.nbytes:
+        worth = WORTH_INT8 if tensor.dtype == torch.int8 and tensor.dim() > 1 else WORTH
+        if best is None or _bytes(best[1]) > worth * tensor.nbytes:
             stored[name] = tensor
             continue
         form, parts = best

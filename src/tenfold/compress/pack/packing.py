@@ -30,7 +30,6 @@ from tenfold.files import written
 from tenfold.naming import described
 
 Progress = Callable[[float, str], None]
-MATRICES = ("codes", "integers", "uniform")  # forms of weights that are integers
 SMALL = 256  # a tensor of fewer numbers is never rounded
 
 
@@ -38,10 +37,11 @@ SMALL = 256  # a tensor of fewer numbers is never rounded
 class PackReport:
     """What a packed file holds and what it costs. Everything is charged: bits a weight come with the figure's name.
 
-    `weights` are the numbers in coded integer matrices or, where there are none, all. `order0` is H₀, the entropy of
-    their histograms, tensor by tensor; `model` the cross-entropy of the adaptive model; `achieved` the bits of their
-    codes in the file; all in bits a weight. `charged` is the whole file over `weights`. `rest_bytes` are the codes of
-    all other tensors (scales, biases), `header_bytes` what comes before the codes.
+    `weights` are the numbers of all matrices and kernels, in whatever form the folder holds them, or, where there are
+    none, all. `order0` is H₀, the entropy of their histograms, tensor by tensor; `model` the cross-entropy of the
+    adaptive model; `achieved` the bits of their codes in the file; all in bits a weight. `charged` is the whole file
+    over `weights`. `rest_bytes` are the codes of all other tensors (scales, biases, tables of shared values),
+    `header_bytes` what comes before the codes.
     """
 
     weights: int
@@ -160,11 +160,13 @@ def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[st
 class Part:
     """A tensor that holds a part of another one's coded form: the bits of its places in a table, if it holds those,
     and the numbers of the other that it is counted as, so that all parts together are counted as many as there are.
+    A table is no weights but what their codes mean.
 
     The last byte of places or of a bitmap may have room for up to 7 more, which are counted too: no file tells."""
 
     bits: int | None
-    weights: int
+    numbers: int
+    is_weight: bool
 
 
 def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, Part]:
@@ -176,13 +178,13 @@ def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, 
         for part, tensor in held.items():
             if tensor is None:
                 continue
-            weights = 0
+            numbers = 0
             if part == "bitmap":
-                weights = 8 * tensor.numel()
+                numbers = 8 * tensor.numel()
             elif part == "codes" and form["form"] == "table" and held["table"] is not None:
-                weights = 8 * tensor.numel() // bits * held["table"].shape[-1]
+                numbers = 8 * tensor.numel() // bits * held["table"].shape[-1]
             places = part == "codes" and tensor.dtype == torch.uint8 and tensor.dim() == 1
-            found[f"{name}::{part}"] = Part(bits if places else None, weights)
+            found[f"{name}::{part}"] = Part(bits if places else None, numbers, part != "table")
     return found
 
 
@@ -191,7 +193,7 @@ def _coded_part(name: str, tensor: Tensor, part: Part, learnt: Learnt) -> Coded:
         made = code_numbers(name, tensor, learnt)
     else:
         made = code_indices(name, tensor, part.bits, learnt)
-    return replace(made, weights=part.weights)
+    return replace(made, numbers=part.numbers, is_weight=part.is_weight)
 
 
 def _coded(
@@ -212,21 +214,20 @@ def _coded(
 
 
 def _report(coded: list[Coded], header: int, size: int, saved: int) -> PackReport:
-    matrices = [each for each in coded if each.entry.form in MATRICES] or coded
-    weights = max(sum(each.weights for each in matrices), 1)
-    rest = sum(len(each.code) for each in coded) - sum(len(each.code) for each in matrices)
-    floats = 4 * sum(each.weights for each in coded)
+    weights = [each for each in coded if each.is_weight] or coded
+    number = max(sum(each.numbers for each in weights), 1)
+    code = sum(len(each.code) for each in weights)
     return PackReport(
-        weights,
-        sum(each.order0_bits for each in matrices) / weights,
-        sum(each.model_bits for each in matrices) / weights,
-        8 * sum(len(each.code) for each in matrices) / weights,
-        8 * size / weights,
+        number,
+        sum(each.order0_bits for each in weights) / number,
+        sum(each.model_bits for each in weights) / number,
+        8 * code / number,
+        8 * size / number,
         header,
-        rest,
+        sum(len(each.code) for each in coded) - code,
         size,
         saved,
-        floats,
+        4 * sum(each.numbers for each in coded),
     )
 
 

@@ -39,13 +39,15 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Coded:
-    """A tensor's entry and code, with what the report needs: how many weights it is, its order-0 and model bits."""
+    """A tensor's entry and code, with what the report needs: how many numbers of the network it stands for, its
+    order-0 and model bits, and whether it holds weights (else scales, biases, tables of shared values)."""
 
     entry: Entry
     code: bytes
-    weights: int
+    numbers: int
     order0_bits: float
     model_bits: float
+    is_weight: bool
 
 
 def code_numbers(name: str, tensor: Tensor, learnt: Learnt) -> Coded:
@@ -58,7 +60,9 @@ def code_numbers(name: str, tensor: Tensor, learnt: Learnt) -> Coded:
     encode_numbers(encoder, learnt.numbers, dtype, data, SIZES[dtype], tensor.is_floating_point())
     code = encoder.bytes()
     entry = Entry(name, dtype, tuple(tensor.shape), "numbers", len(code), zlib.crc32(data))
-    return Coded(entry, code, tensor.numel(), _byte_entropy(data, SIZES[dtype]), encoder.bits)
+    # Every technique of quantisation keeps its scales, of two dimensions or fewer, under this name.
+    is_weight = tensor.dim() > 1 and not name.startswith("int8.")
+    return Coded(entry, code, tensor.numel(), _byte_entropy(data, SIZES[dtype]), encoder.bits, is_weight)
 
 
 def code_packed(name: str, tensor: Tensor, bits: int, rows: int, width: int, learnt: Learnt) -> Coded:
@@ -88,7 +92,7 @@ def code_indices(name: str, tensor: Tensor, bits: int, learnt: Learnt) -> Coded:
     code = encoder.bytes()
     crc = zlib.crc32(bytes_of(tensor))
     entry = Entry(name, "uint8", tuple(tensor.shape), "indices", len(code), crc, bits=bits)
-    return Coded(entry, code, number, entropy(indices) * number, encoder.bits)
+    return Coded(entry, code, number, entropy(indices) * number, encoder.bits, True)
 
 
 def code_uniform(name: str, tensor: Tensor, step: float, learnt: Learnt) -> tuple[Coded, Tensor]:
@@ -161,7 +165,7 @@ def _code_matrix(entry: Entry, values: NDArray[np.int32], learnt: Learnt) -> Cod
     encode_matrix(encoder, learnt.integers, values, low, high, mean)
     code = encoder.bytes()
     entry = replace(entry, code=len(code), low=low, high=high, mean=mean)
-    return Coded(entry, code, values.size, entropy(values) * values.size, encoder.bits)
+    return Coded(entry, code, values.size, entropy(values) * values.size, encoder.bits, True)
 
 
 def _matrix(entry: Entry, count: int, decoder: Decoder, learnt: Learnt) -> NDArray[np.int32]:
