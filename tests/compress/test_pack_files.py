@@ -185,6 +185,20 @@ class Integers(nn.Module):
         self.register_buffer("weight", weights.to(torch.int8))
 
 
+def test_where_zeros_lie_takes_its_entropy(tmp_path: Path) -> None:
+    """A learnt share of zeros costs a few bits a layer; learning the bytes of its bitmap would cost hundreds."""
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.rand(400, 300, generator=generator) < 0.1
+    layer = nn.Linear(300, 400, bias=False)
+    shared = torch.randn(16, generator=generator)[torch.randint(16, (400, 300), generator=generator)]
+    layer.weight.data = torch.where(kept, shared, 0.0)
+    folder = save(tmp_path / "a", layer, [], inputs=torch.zeros(1, 300))
+    assert read_structure(folder / "structure.json").coded["weight"]["form"] == "sparse-table"
+    share = float(kept.float().mean())
+    least = -share * math.log2(share) - (1 - share) * math.log2(1 - share) + 4 * share
+    assert 0.998 * least < pack(folder, tmp_path / "a.pack").achieved < 1.005 * least
+
+
 def test_bits_that_no_place_needs_come_back_too(tmp_path: Path) -> None:
     layer = nn.Linear(43, 101, bias=False)
     layer.weight.data = torch.arange(101 * 43).reshape(101, 43) % 8 * 1.0

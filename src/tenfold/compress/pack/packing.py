@@ -158,8 +158,8 @@ def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[st
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor that holds a part of another one's coded form: the bits of its places in a table, if it holds those,
-    and the numbers of the other that it is counted as, so that all parts together are counted as many as there are.
+    """A tensor that holds a part of another one's coded form: the bits of its places in a table or of a bitmap, if it
+    holds those, and the numbers of the other that it is counted as, so that all parts together are counted as many as there are.
     A table is no weights but what their codes mean.
 
     The last byte of places or of a bitmap may have room for up to 7 more, which are counted too: no file tells."""
@@ -175,6 +175,7 @@ def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, 
     for name, form in structure.coded.items():
         held = {part: tensors.get(f"{name}::{part}") for part in ("bitmap", "values", "table", "codes")}
         bits = max(form["bits"], 1)
+        widths = {"bitmap": 1, "codes": bits}  # a bit of a bitmap is a place, too
         for part, tensor in held.items():
             if tensor is None:
                 continue
@@ -183,8 +184,8 @@ def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, 
                 numbers = 8 * tensor.numel()
             elif part == "codes" and form["form"] == "table" and held["table"] is not None:
                 numbers = 8 * tensor.numel() // bits * held["table"].shape[-1]
-            places = part == "codes" and tensor.dtype == torch.uint8 and tensor.dim() == 1
-            found[f"{name}::{part}"] = Part(bits if places else None, numbers, part != "table")
+            places = part in widths and tensor.dtype == torch.uint8 and tensor.dim() == 1
+            found[f"{name}::{part}"] = Part(widths[part] if places else None, numbers, part != "table")
     return found
 
 
