@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress import Recipe, Run, apply_recipe, load, save
-from tenfold.compress.distill import Distill
+from tenfold.compress import Recipe, Run, Technique, apply_recipe, load, save
+from tenfold.compress.distill import Distill, Matching
+from tenfold.compress.prune import Criterion, Prune
 from tenfold.compress.shorten import Shorten, evenly
 from tenfold.cost import Device
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
-from tenfold.training import Ensemble, Transfer, attention_loss, relation_loss
+from tenfold.training import Ensemble, Transfer, attention_loss, relation_loss, stage_pairs
 
 
 class Encoder(nn.Module):
@@ -73,6 +74,67 @@ def test_hidden_layers_teach_in_every_way(task: Task, transfer: Transfer) -> Non
     resolved = distill.apply(short, task, Run(teacher=task.model)).resolved
     assert resolved["steps"] > 0
     assert min(resolved["held_out_losses"].values()) <= resolved["held_out_losses"]["unchanged"]
+
+
+class Staged(nn.Module):
+    """(N, 3, 8, 8) -> (N, 3), two stacks at two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(*(Block(6) for _ in range(5)))
+        self.stem, self.down = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 2, 2)
+        self.deep = nn.ModuleList(Block(6) for _ in range(4))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(self.wide(self.stem(x)))
+        for block in self.deep:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x.relu())
+
+
+def hidden_pairs(task: Task, *steps: Technique, run: Run | None = None) -> list[list[str]]:
+    made = apply_recipe(Recipe((*steps, Distill(epochs=1, hidden=Matching.AUTO))), task, run or Run())[1]
+    return made[-1].resolved["hidden"]
+
+
+def staged() -> Task:
+    torch.manual_seed(0)
+    x = torch.randn(32, 3, 8, 8)
+    return Task(Staged().eval(), (x, torch.arange(32) % 3), (x[:6], torch.arange(6) % 3))
+
+
+def test_hidden_layers_are_matched_with_those_that_they_come_from(task: Task) -> None:
+    assert hidden_pairs(task, Shorten()) == [["layers.2", "layers.5"]]
+    assert hidden_pairs(task, Shorten(0.7), Shorten()) == [["layers.1", "layers.5"]]
+    # A list that is itself a module finishes after its members, and is the same in both.
+    assert hidden_pairs(staged(), Shorten()) == [["wide", "wide"], ["deep.1", "deep.3"]]
+    assert hidden_pairs(staged(), Shorten(stacks=("wide",))) == [["wide", "wide"], ["deep.3", "deep.3"]]
+
+
+def test_blocks_that_prune_drops_keep_their_names_and_their_partners() -> None:
+    drop = Prune(ratio=0.0, criterion=Criterion.MAGNITUDE, blocks=("wide.1", "deep.1"))
+    assert hidden_pairs(staged(), drop) == [["wide", "wide"], ["deep.3", "deep.3"]]
+    first = Prune(ratio=0.0, criterion=Criterion.MAGNITUDE, blocks=("deep.0",))
+    assert hidden_pairs(staged(), first, Shorten(0.6, ("deep",)))[1] == ["deep.2", "deep.3"]
+
+
+def test_numbers_in_lists_of_another_length_match_nothing_where_the_way_is_not_known(task: Task) -> None:
+    short = Shorten().apply(task.model, task, Run()).model
+    x = task.example(2)
+    assert stage_pairs(short, task.model, x) == ()
+    assert stage_pairs(task.model, task.model, x) == (("layers.5", "layers.5"),)
+    other = Run(teacher=Encoder(8).eval())  # whose numbers say nothing about this network's
+    assert hidden_pairs(task, Shorten(), run=other) == []
 
 
 def test_the_losses_are_their_definitions() -> None:

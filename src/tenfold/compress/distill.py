@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
@@ -70,7 +71,7 @@ class Matching(Enum):
     """How hidden layers are matched where none are named."""
 
     NONE = "none"
-    AUTO = "auto"  # the last layer of the same name at each resolution
+    AUTO = "auto"  # the last layer that both have at each resolution
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Distill:
             if named is None
             else tuple(View(view) for view in named)
         )
-        pairs = self._pairs(student, teacher, train)
+        pairs = self._pairs(student, teacher, train, run.origins)
         objective = self._outputs_alone(teacher, views)
         if pairs:
             example = train.select([0, 1 % len(train)])[0]
@@ -335,10 +336,14 @@ class Distill:
         return AdamW(learning_rate=rate)
 
     def _pairs(
-        self, student: nn.Module, teacher: TeacherOutputs, train: Split
+        self,
+        student: nn.Module,
+        teacher: TeacherOutputs,
+        train: Split,
+        origins: Mapping[str, str] | None,
     ) -> tuple[tuple[str, str], ...]:
         if self.hidden is Matching.AUTO:
-            return stage_pairs(student, teacher.teacher, train.select([0, 1 % len(train)])[0])
+            return stage_pairs(student, teacher.teacher, train.select([0, 1 % len(train)])[0], origins)
         return () if isinstance(self.hidden, Matching) else self.hidden
 
 

@@ -12,7 +12,7 @@ Reading is safe (plain scalars, lists and mappings; no tags, no aliases), and an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,18 @@ def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple
     problems = preflight_recipe(recipe, task, run)
     if problems:
         raise RecipeError("the recipe cannot be applied: " + "; ".join(problems))
-    if run.teacher is None:
-        run = replace(run, teacher=task.model)
+    teacher = task.model if run.teacher is None else run.teacher
+    run = replace(run, teacher=teacher)
     model, steps = task.model, []
+    origins = {name: name for name in names_of(model)}
+    known = origins.keys() == names_of(teacher)
     for index, technique in enumerate(recipe.steps):
         progress = _part_of(run.progress, index, len(recipe.steps))
-        applied = technique.apply(model, task, replace(run, progress=progress))
+        applied = technique.apply(
+            model, task, replace(run, progress=progress, origins=origins if known else None)
+        )
         model = applied.model
+        origins = origins_after(origins, model, applied.renamed)
         steps.append(Step(technique, applied.resolved))
     return model, tuple(steps)
 
@@ -154,6 +159,20 @@ def preflight_recipe(recipe: Recipe, task: Task, run: Run) -> list[str]:
         problems: list[Problem] = technique.preflight(task.model, task, run.device)
         found += [f"step {index + 1} ({technique_name(technique)}): {problem}" for problem in problems]
     return found
+
+
+def names_of(model: nn.Module) -> set[str]:
+    """The names of all modules."""
+    return {name for name, _ in model.named_modules()}
+
+
+def origins_after(origins: Mapping[str, str], model: nn.Module, renamed: Mapping[str, str]) -> dict[str, str]:
+    """`origins` (`Run.origins`) after a technique that made `model` and renamed these modules.
+
+    Modules that are new, such as the factors of a layer, have none.
+    """
+    formerly = {name: renamed.get(name, name) for name in names_of(model)}
+    return {name: origins[former] for name, former in formerly.items() if former in origins}
 
 
 def _part_of(progress: Callable[[float, str], None], index: int, number: int) -> Callable[[float, str], None]:

@@ -55,7 +55,7 @@ class Shorten:
         gone = self._gone(model)
         if not gone:
             raise NetworkError("no stack of equal layers can be shortened so far")
-        short = without(model, gone)
+        short, renamed = without(model, gone)
         try:
             with torch.no_grad():
                 answer = call(short, task.example(2))  # a mask of zeros would leave nothing to see
@@ -63,14 +63,14 @@ class Shorten:
             raise NetworkError(f"the network does not run without {gone[0]}: {described(error)}") from error
         if not bool(answer.isfinite().all()):
             raise NetworkError(f"without {gone[0]} the network's answers are not finite")
-        return Applied(short, {"gone": gone})
+        return Applied(short, {"gone": gone}, renamed)
 
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
         """Leave the same layers out."""
         gone: Any = resolved.get("gone")
         if not isinstance(gone, list) or not all(isinstance(name, str) for name in gone):
             raise RecipeError("Shorten: resolved must have 'gone', the names of layers left out")
-        return without(model, gone)
+        return without(model, gone)[0]
 
     def _gone(self, model: nn.Module) -> list[str]:
         gone = []
@@ -89,10 +89,14 @@ def evenly(count: int, number: int) -> list[int]:
     return [math.floor(i * (count - 1) / (number - 1) + 0.5) for i in range(number)]
 
 
-def without(model: nn.Module, gone: list[str]) -> nn.Module:
-    """A copy without these members of `ModuleList`s and `Sequential`s; numbered members are numbered anew."""
+def without(model: nn.Module, gone: list[str]) -> tuple[nn.Module, dict[str, str]]:
+    """A copy without these members of `ModuleList`s and `Sequential`s, whose numbered members are numbered anew.
+
+    With the former name of each module that has another now.
+    """
     short = copy.deepcopy(model).eval()
     modules = dict(short.named_modules())
+    before = {id(module): name for name, module in modules.items()}
     parents = dict.fromkeys(name.rpartition(".")[0] for name in gone)
     for path in parents:
         container = modules.get(path)
@@ -109,4 +113,5 @@ def without(model: nn.Module, gone: list[str]) -> nn.Module:
         container._modules = OrderedDict(
             (str(place) if numbered else leaf, child) for place, (leaf, child) in enumerate(left)
         )
-    return short
+    after = {name: before[id(module)] for name, module in short.named_modules()}
+    return short, {name: former for name, former in after.items() if former != name}

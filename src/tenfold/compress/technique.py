@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -32,10 +32,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Applied:
-    """A changed network, and what was decided, as plain JSON from which `rebuild` repeats the change."""
+    """A changed network, and what was decided, as plain JSON from which `rebuild` repeats the change.
+
+    `renamed` gives the former name of each module that bears another one now.
+    """
 
     model: nn.Module
     resolved: Json
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,6 +54,8 @@ class Run:
     back; rounding that is learnt stays there throughout.
     `latency(model)` measures the milliseconds of one call through the runtime that will serve the network; None
     where nothing can.
+    `origins` gives the name in the teacher of each module of the network at hand, whatever was renamed on the way
+    from there; None where that way is not known.
     """
 
     seed: int = 0
@@ -62,6 +68,7 @@ class Run:
     train_on: torch.device | None = None
     cache: dict[str, Any] = field(default_factory=dict)
     latency: Callable[[nn.Module], float] | None = None
+    origins: Mapping[str, str] | None = None
 
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
@@ -95,19 +95,38 @@ class HiddenDistillation(Distillation):
         self._seen = {}
 
 
-def stage_pairs(student: nn.Module, teacher: nn.Module, inputs: Inputs) -> Pairs:
-    """Layers to compare, found by name and shape: the last layer of the same name in both at each resolution.
+def stage_pairs(
+    student: nn.Module, teacher: nn.Module, inputs: Inputs, origins: Mapping[str, str] | None = None
+) -> Pairs:
+    """Layers to compare, found by name and shape: the last layer of both at each resolution.
 
-    For sequences (N, S, D), whose length does not change, only the last layer of the same name. Layers whose maps
+    `origins` gives the student's layers by the name that they have in the teacher. Without it those of the same name
+    go together, but for members of a list that is longer in one than in the other: there numbers may have changed.
+    For sequences (N, S, D), whose length does not change, only the last of all. Layers whose maps
     are a single position are left out: the outputs teach those.
     """
+    if origins is None:
+        origins = _same_names(student, teacher)
     ours, theirs = _shapes(student, inputs), _shapes(teacher, inputs)
-    stages: dict[tuple[int, ...], str] = {}
+    stages: dict[tuple[int, ...], tuple[str, str]] = {}
     for name, shape in ours.items():  # in the order in which they finish, so that the last one stays
-        positions = _positions(shape)
-        if name in theirs and _positions(theirs[name]) == positions and torch.Size(positions).numel() > 1:
-            stages[positions] = name
-    return tuple((name, name) for name in stages.values())
+        positions, origin = _positions(shape), origins.get(name, "")
+        if origin in theirs and _positions(theirs[origin]) == positions and torch.Size(positions).numel() > 1:
+            stages[positions] = name, origin
+    return tuple(stages.values())
+
+
+def _same_names(student: nn.Module, teacher: nn.Module) -> dict[str, str]:
+    """{name: name} of the modules of both, but for those in lists that have other members in either."""
+    ours, theirs = dict(student.named_modules()), dict(teacher.named_modules())
+    other = tuple(
+        f"{path}." if path else ""
+        for path, module in ours.items()
+        if isinstance(module, (nn.ModuleList, nn.Sequential))
+        and path in theirs
+        and module._modules.keys() != theirs[path]._modules.keys()
+    )
+    return {name: name for name in ours if name in theirs and not name.startswith(other)}
 
 
 def projections_between(
