@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tenfold.compress.factorize import Cost, Energy, Factorize, Share
+from tenfold.compress.factorize import Cost, Energy, Factorize, Kernels, Share
 from tenfold.compress.factorize.structure import factorised, price
 from tenfold.compress.recipe import Recipe, parse_recipe
 from tenfold.compress.technique import Run, Technique
@@ -163,6 +164,26 @@ def test_share_is_kept_and_used(resnet: CifarResNet, share: float, of: Cost) -> 
     before, after = resolved[of.value]
     assert after <= share * before
     assert after >= 0.5 * share * before
+
+
+@pytest.mark.parametrize("kernels", list(Kernels))
+@pytest.mark.parametrize("of", list(Cost))
+def test_a_share_out_of_reach_is_told_with_the_least_that_can_be_had(
+    resnet: CifarResNet, of: Cost, kernels: Kernels
+) -> None:
+    task = task_for(resnet, 1, 28, 28)
+    unmet = Factorize(Share(0.01, of), kernels=kernels)
+    (problem,) = unmet.preflight(resnet, task, Device())
+    assert f"cannot keep 1.00% of the {of.value}" in str(problem)
+    with pytest.raises(NetworkError, match=r"cannot keep 1\.00%"):
+        unmet.apply(resnet, task, Run())
+    told = re.search(r"still keep ([\d.]+)%", str(problem))
+    assert told is not None
+    least = float(told[1]) / 100
+    met = Factorize(Share(least, of), kernels=kernels)
+    assert met.preflight(resnet, task, Device()) == []
+    before, after = met.apply(resnet, task, Run()).resolved[of.value]
+    assert least - 2e-4 < after / before <= least
 
 
 def test_more_energy_is_nearer(resnet: CifarResNet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,7 @@ class Factorize:
             )
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
-        """Patterns that match no layer; layers named by a pattern that cannot be replaced; nothing to do at all."""
+        """Patterns that match no layer, layers named that cannot be replaced, nothing to do, a share out of reach."""
         names = [name for name, _ in model.named_modules() if name]
         problems = [
             Problem(pattern, "no layer has a name like this in Factorize.layers")
@@ -70,6 +71,7 @@ class Factorize:
             problems.append(
                 Problem("", "no linear or convolutional layer can be factorised" + _first(skipped))
             )
+        problems += [Problem("", text) for text in self._out_of_reach(found)]
         problems += [
             Problem(c.name, "its weight holds NaN or inf")
             for c in found
@@ -81,6 +83,8 @@ class Factorize:
         """Replace what becomes cheaper; `resolved` has the ranks by layer and the reason for each that stays."""
         model = copy.deepcopy(model).eval()
         found, skipped = self._candidates(model, task)
+        for text in self._out_of_reach(found):
+            raise NetworkError(text)
         moments = self._moments(model, found, task, run)
         spectra: dict[str, Spectra] = {}
         for done, candidate in enumerate(found):
@@ -174,13 +178,33 @@ class Factorize:
             return at(self.keep.share)
 
         def cost_at(energy: float) -> float:
-            total = self._total(found, at(energy))
-            return total.parameters if of is Cost.PARAMETERS else total.macs
+            return self._cost(found, at(energy), of)
 
         of = self.keep.of
-        whole = self._total(found, {})
-        most = self.keep.share * (whole.parameters if of is Cost.PARAMETERS else whole.macs)
-        return at(energy_for_cost(cost_at, most))
+        return at(energy_for_cost(cost_at, self.keep.share * self._cost(found, {}, of)))
+
+    def _out_of_reach(self, found: list[Candidate]) -> list[str]:
+        """That not even the lowest ranks keep as little as the share asked for, where that is so."""
+        if not isinstance(self.keep, Share) or not found:
+            return []
+        lowest = {
+            c.name: tuple(min(self.multiple, top) for top in self._form(c.layer).largest(c.layer))
+            for c in found
+        }
+        lowest = {c.name: lowest[c.name] for c in found if self._saves(c, lowest[c.name])}
+        of = self.keep.of
+        least, whole = (self._cost(found, ranks, of) for ranks in (lowest, {}))
+        if least <= self.keep.share * whole:
+            return []
+        smaller = ", or a smaller multiple" if self.multiple > 1 else ""
+        return [
+            f"cannot keep {self.keep.share:.2%} of the {of.value}: ranks of {self.multiple} everywhere still keep "
+            f"{math.ceil(1e4 * least / whole) / 1e4:.2%}; give at least that{smaller}"
+        ]
+
+    def _cost(self, found: list[Candidate], ranks: dict[str, tuple[int, ...]], of: Cost) -> int:
+        total = self._total(found, ranks)
+        return total.parameters if of is Cost.PARAMETERS else total.macs
 
     def _price(self, candidate: Candidate, ranks: tuple[int, ...] | None) -> Price:
         places = candidate.places_in, candidate.places_out

@@ -114,7 +114,7 @@ def vbmf_rank(values: Tensor, long: int, multiple: int = 1) -> int:
 def energy_for_cost(cost_at: Callable[[float], float], most: float, steps: int = 40) -> float:
     """The largest energy whose cost is at most `most`, by bisection: the cost never falls as the energy grows.
 
-    Where even the least energy costs more, the least: the caller sees it by the cost.
+    Where even the least energy costs more, the least.
     """
     if cost_at(1.0) <= most:
         return 1.0
