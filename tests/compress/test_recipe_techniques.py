@@ -15,12 +15,18 @@ from tenfold.compress import (
     apply_recipe,
     load,
     parse_recipe,
+    preflight_recipe,
     recipe_from,
     save,
     technique_from,
     technique_to_dict,
 )
+from tenfold.compress.distill import Distill
+from tenfold.compress.factorize import Energy, Factorize
+from tenfold.compress.prune import Criterion, Free, Prune, Scope, Sparsify, TwoOfFour
 from tenfold.compress.registry import TECHNIQUES, technique_class
+from tenfold.compress.share import Scalar, Share, Tie
+from tenfold.compress.shorten import Shorten
 from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.models import create
@@ -152,3 +158,93 @@ def test_what_they_make_is_saved_and_loaded_equal(steps: tuple[str, ...], tmp_pa
     inputs, _ = work.validation.select(range(24))
     with torch.no_grad():
         assert torch.equal(again(inputs), model(inputs))
+
+
+class Stack(nn.Module):
+    """(N, 12) -> (N, 3): a stack of four residual blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(Branch() for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+class Branch(nn.Module):
+    """(N, 8) -> (N, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(self.up(x).relu())
+
+
+@pytest.fixture
+def stack() -> Task:
+    torch.manual_seed(0)
+    pairs = torch.randn(24, 12), torch.arange(24) % 3
+    return Task(Stack().eval(), pairs, pairs)
+
+
+@pytest.mark.parametrize(
+    ("steps", "problem"),
+    [
+        ((Shorten(0.25), Distill(epochs=20), Tie()), r"step 3 \(tie\): the network has no stack"),
+        ((Shorten(), Share(layers=("blocks.3.*",))), r"step 2 \(share\): blocks.3.*"),
+        (
+            (Shorten(), Distill(hidden=(("blocks.3", "blocks.3"),))),
+            r"step 2 \(distill\): blocks.3: the student",
+        ),
+        ((Tie(2), Shorten(0.25), Tie()), r"step 3 \(tie\): the network has no stack"),
+        (
+            (Prune(0.4), Sparsify(TwoOfFour(), layers=("blocks.0.down",))),
+            r"step 2 \(sparsify\): blocks.0.down: its 10",
+        ),
+        ((Sparsify(Free(0.5)), Shorten(0.25), Shorten()), r"step 3 \(shorten\): no stack"),
+    ],
+)
+def test_a_step_is_checked_at_once_against_the_network_that_it_will_meet(
+    stack: Task, steps: tuple[Technique, ...], problem: str
+) -> None:
+    begun: list[str] = []
+    with pytest.raises(RecipeError, match=problem):
+        apply_recipe(Recipe(steps), stack, Run(progress=lambda _, text: begun.append(text)))
+    assert not begun
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Factorize(Energy(0.5), layers=("blocks.1.up",), multiple=1),
+        Prune(0.4, Criterion.MAGNITUDE, Scope.GLOBAL, blocks=3),
+    ],
+)
+def test_a_step_that_data_decide_about_is_checked_as_soon_as_they_have(stack: Task, first: Technique) -> None:
+    names = []
+    recipe = Recipe((first, Distill(epochs=20), Tie(2)))
+    assert preflight_recipe(recipe, stack, Run()) == []
+    with pytest.raises(RecipeError, match=r"step 3 \(tie\): the network has no stack"):
+        apply_recipe(recipe, stack, Run(progress=lambda _, text: names.append(text)))
+    assert not any("loss" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Factorize(Energy(0.5), layers=("*.up",), multiple=1), Share(Scalar(2), layers=("*.up.*",))),
+        (Prune(0.5), Shorten(), Tie(), Distill(epochs=1)),
+        (Prune(0.3, blocks=("blocks.1",)), Sparsify()),
+    ],
+)
+def test_no_step_is_refused_for_what_comes_of_those_before_it(
+    stack: Task, steps: tuple[Technique, ...]
+) -> None:
+    assert preflight_recipe(Recipe(steps), stack, Run()) == []
+    apply_recipe(Recipe(steps), stack, Run())

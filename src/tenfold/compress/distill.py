@@ -296,6 +296,10 @@ class Distill:
         """Training changes no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
 
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module:
+        """The network as it is."""
+        return model
+
     def _at_hand(self, whole: Split, train: Split, place: torch.device, run: Run) -> Split:
         """The examples to train on where a GPU has them at hand, the same for everything in this job."""
         if place.type == "cpu":

@@ -22,7 +22,7 @@ from torch import nn
 
 from tenfold.coding import CodingError, short
 from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict, undoing
-from tenfold.compress.technique import Json, Problem, Run, Technique
+from tenfold.compress.technique import Foreseeing, Json, Problem, Run, Technique
 from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.files import write_text
@@ -130,12 +130,11 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
 def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple[Step, ...]]:
     """Apply the steps in order to `task.model`: the changed network in eval mode, and what was decided.
 
-    Every step is checked against the network first, so that the last one's trouble is known before the first
-    one's work. Raises `RecipeError` with the problems found. The network given is not changed.
+    Every step is checked first against the network that it will meet, so that the last one's trouble is known before
+    the first one's work; where data decide what that network is like, as soon as they have. Raises `RecipeError` with
+    the problems found. The network given is not changed.
     """
-    problems = preflight_recipe(recipe, task, run)
-    if problems:
-        raise RecipeError("the recipe cannot be applied: " + "; ".join(problems))
+    checked = _check(recipe, task, run, task.model, 0)
     teacher = task.model if run.teacher is None else run.teacher
     run = replace(run, teacher=teacher)
     model, steps = task.model, []
@@ -149,16 +148,40 @@ def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple
         model = applied.model
         origins = origins_after(origins, model, applied.renamed)
         steps.append(Step(technique, applied.resolved))
+        if index + 1 == checked:  # only now is it known what the rest will meet
+            checked = _check(recipe, task, run, model, checked)
     return model, tuple(steps)
 
 
 def preflight_recipe(recipe: Recipe, task: Task, run: Run) -> list[str]:
-    """What stands against each step, as "step 1 (prune): layer: text"."""
+    """What stands against each step, as "step 1 (prune): layer: text".
+
+    Nothing is said of steps that follow one whose outcome takes data to know.
+    """
+    return _foreseen(recipe, task, run, task.model, 0)[0]
+
+
+def _check(recipe: Recipe, task: Task, run: Run, model: nn.Module, start: int) -> int:
+    """Raise a `RecipeError` for problems of the steps from `start` on; how many steps are known to have none."""
+    problems, checked = _foreseen(recipe, task, run, model, start)
+    if problems:
+        raise RecipeError("the recipe cannot be applied: " + "; ".join(problems))
+    return checked
+
+
+def _foreseen(recipe: Recipe, task: Task, run: Run, model: nn.Module, start: int) -> tuple[list[str], int]:
+    """(the problems of the steps from `start` on, which `model` meets first; the place of the first not looked at)."""
     found: list[str] = []
-    for index, technique in enumerate(recipe.steps):
-        problems: list[Problem] = technique.preflight(task.model, task, run.device)
+    for index, technique in enumerate(recipe.steps[start:], start):
+        problems: list[Problem] = technique.preflight(model, task, run.device)
         found += [f"step {index + 1} ({technique_name(technique)}): {problem}" for problem in problems]
-    return found
+        if problems or index + 1 == len(recipe.steps):
+            continue  # what follows a step that fails is checked as if that were left out
+        after = technique.foresee(model, task) if isinstance(technique, Foreseeing) else None
+        if after is None:
+            return found, index + 1
+        model = after
+    return found, len(recipe.steps)
 
 
 def names_of(model: nn.Module) -> set[str]:

@@ -72,6 +72,10 @@ class Shorten:
             raise RecipeError("Shorten: resolved must have 'gone', the names of layers left out")
         return without(model, gone)[0]
 
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module:
+        """The shorter network itself."""
+        return without(model, self._gone(model))[0]
+
     def _gone(self, model: nn.Module) -> list[str]:
         gone = []
         for name, layers in stacks_of(model):

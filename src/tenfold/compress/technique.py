@@ -85,8 +85,23 @@ class Run:
 
 
 @runtime_checkable
+class Foreseeing(Protocol):
+    """A technique that can tell, before any work, what later steps of a recipe will meet."""
+
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module | None:
+        """A network of the structure that `apply` gives, its weights any finite ones; None where data decide it.
+
+        Only asked where `preflight` found nothing. Seconds; reads no data.
+        """
+        ...
+
+
+@runtime_checkable
 class Technique(Protocol):
-    """A frozen dataclass of parameters with three methods. None of them edits the network it is given."""
+    """A frozen dataclass of parameters with three methods. None of them edits the network it is given.
+
+    One that is `Foreseeing` too lets the steps after it be checked at once, others when they are done.
+    """
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """The problems that would make it fail or be useless, each naming a layer. Seconds; reads no data."""

@@ -151,6 +151,21 @@ class Prune:
             )
         return Narrowing.from_json(resolved).apply(drop_blocks(model, dropped)).eval()
 
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module | None:
+        """A network of these widths, whichever channels stay; None where data or measurements say how many."""
+        compete = self.scope is Scope.GLOBAL and (self.ratio > 0 or self.target_macs is not None)
+        counted = isinstance(self.blocks, int) and self.blocks > 0
+        if compete or counted or self.target_latency is not None:
+            return None
+        inputs = task.zeros(TRACED_BATCH)
+        graph = ChannelGraph.of(model, inputs)
+        try:
+            return self.outline(
+                model, graph, residual_blocks(model, inputs, graph.program) if self.blocks else {}
+            )
+        except NetworkError:  # which `apply` says
+            return None
+
     def outline(
         self, model: nn.Module, graph: ChannelGraph, blocks: Mapping[str, bool], scores: Scores | None = None
     ) -> nn.Module:

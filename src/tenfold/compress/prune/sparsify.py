@@ -154,6 +154,10 @@ class Sparsify:
         """Zeros are values, no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
 
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module:
+        """The network as it is."""
+        return model
+
     def _chosen(self, model: nn.Module) -> tuple[dict[str, Weighted], dict[str, str]]:
         """The layers to make sparse, and why others stay."""
         found = weighted_layers(model, self.layers)

@@ -123,6 +123,10 @@ class Share:
         """Shared values are values, no structure: a copy as it is."""
         return copy.deepcopy(model).eval()
 
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module:
+        """The network as it is: shared values are values."""
+        return model
+
     def _chosen(self, model: nn.Module) -> tuple[dict[str, Weighted], dict[str, str]]:
         chosen, skipped = {}, {}
         for name, layer in weighted_layers(model, self.layers).items():

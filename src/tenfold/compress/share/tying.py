@@ -97,6 +97,13 @@ class Tie:
         except (AttributeError, NetworkError) as error:
             raise RecipeError(f"Tie: made for another network: {error}") from error
 
+    def foresee(self, model: nn.Module, task: Task) -> nn.Module | None:
+        """The tied network itself; None where weights are not finite, which `apply` says."""
+        try:
+            return self.apply(model, task, Run()).model
+        except NetworkError:
+            return None
+
     def _tied(self, model: nn.Module, groups: Sequence[Sequence[str]]) -> nn.Module:
         """A copy whose groups share their first member's parameters."""
         model = copy.deepcopy(model).eval()
