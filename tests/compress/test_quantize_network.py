@@ -215,7 +215,7 @@ def test_rebuild_refuses_another_network_and_malformed_steps() -> None:
     "wrong", [{"mode": "static"}, {"weight_bits": 4}, {"examples": 0}, {"observer": "mse"}]
 )
 def test_parameters_are_checked(wrong: dict[str, object]) -> None:
-    with pytest.raises(RecipeError, match="quantize"):
+    with pytest.raises(ValueError, match="Quantize"):
         Quantize(**wrong)  # type: ignore[arg-type]
 
 

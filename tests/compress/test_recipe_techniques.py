@@ -64,10 +64,18 @@ def test_every_registered_technique_is_covered_here() -> None:
     assert homes == set(SHIPPED)
 
 
-def test_a_value_out_of_range_names_technique_key_and_line() -> None:
-    text = "steps:\n- technique: prune\n  ratio: 1.5\n"
-    with pytest.raises(RecipeError, match=r"^recipe:3: prune: ratio must be .* not 1\.5"):
-        parse_recipe(text)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("prune", "ratio: 1.5", r"ratio must be .* not 1\.5"),
+        ("quantize", "weight_bits: 5", "weight_bits must be 8, 7 or None, not 5"),
+        ("quantize", "examples: 0", "examples must be a whole number of at least 1, not 0"),
+        ("quantize", "epochs: -1", "epochs must be a finite number"),
+    ],
+)
+def test_a_value_out_of_range_names_technique_key_and_line(name: str, value: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"^recipe:3: {name}: {message}"):
+        parse_recipe(f"steps:\n- technique: {name}\n  {value}\n")
 
 
 SHARE, SPARSIFY, PRUNE = ({"technique": name} for name in ("share", "sparsify", "prune"))

@@ -63,18 +63,17 @@ class Quantize:
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
-            raise RecipeError("quantize: mode must be a Mode and observer an Observer")
+            raise ValueError("Quantize: mode must be a Mode and observer an Observer")
         if self.weight_bits not in (None, 7, 8):
-            raise RecipeError(f"quantize: weight_bits must be 8, 7 or None, not {self.weight_bits!r}")
+            raise ValueError(f"Quantize: weight_bits must be 8, 7 or None, not {self.weight_bits!r}")
         if not isinstance(self.examples, int) or self.examples < 1:
-            raise RecipeError(
-                f"quantize: examples must be a whole number of at least 1, not {self.examples!r}"
+            raise ValueError(
+                f"Quantize: examples must be a whole number of at least 1, not {self.examples!r}"
             )
-
         if not (math.isfinite(self.epochs) and self.epochs >= 0):
-            raise RecipeError(f"quantize: epochs must be a finite number of at least 0, not {self.epochs!r}")
+            raise ValueError(f"Quantize: epochs must be a finite number of at least 0, not {self.epochs!r}")
         if self.epochs and self.mode is not Mode.STATIC:
-            raise RecipeError("quantize: epochs are for the static mode, whose steps can be learnt")
+            raise ValueError("Quantize: epochs are for the static mode, whose steps can be learnt")
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
