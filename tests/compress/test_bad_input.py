@@ -13,6 +13,8 @@ from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Factorize
 from tenfold.compress.factorize import Share as Part
 from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
+from tenfold.compress.quantize import Average, Learned, Mode, Nearest, Quantize, QuantizeWeights
+from tenfold.compress.quantize.gptq import inverse_factor
 from tenfold.compress.share import Scalar, Share
 from tenfold.cost import Device
 from tenfold.data import Task
@@ -74,6 +76,34 @@ def test_data_that_are_not_finite_are_told(name: str, value: float) -> None:
     task = task_of(images)
     with pytest.raises((DataError, NetworkError), match=r"finite|NaN or inf"):
         FROM_DATA[name].apply(task.model, task, Run(teacher=task.model))
+
+
+CALIBRATED: list[Technique] = [
+    Quantize(),
+    Quantize(Mode.DYNAMIC),
+    Quantize(Mode.DYNAMIC, equalize=True, bias_correction=False),
+    QuantizeWeights(),
+    QuantizeWeights(Average(4.0), rounding=Nearest(), bias_correction=False),
+    QuantizeWeights(4, rounding=Learned(steps=2)),
+]
+
+
+@pytest.mark.parametrize("technique", CALIBRATED, ids=str)
+def test_examples_that_are_not_finite_are_told_by_the_layer_that_meets_them(technique: Technique) -> None:
+    images = drawn()
+    images[20, 1, 2, 3] = torch.nan  # which the first examples do not hold
+    task = task_of(images)
+    with pytest.raises(NetworkError) as told:
+        technique.apply(task.model, task, Run())
+    static = isinstance(technique, Quantize) and technique.mode is Mode.STATIC
+    first = "x" if static else "conv1.conv2d"  # a static one quantizes its input too
+    assert str(told.value).startswith(f"{first}: it computes NaN or infinity on the calibration examples, so")
+    assert str(told.value).endswith("hold such values")
+
+
+def test_gptq_ends_where_no_damping_would_do() -> None:
+    with pytest.raises(NetworkError, match="NaN or infinity"):
+        inverse_factor(torch.full((1, 3, 3), torch.nan), 0.01)
 
 
 @pytest.mark.parametrize("name", ["taylor", "fisher"])

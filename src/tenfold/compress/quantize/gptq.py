@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.compress.quantize.grid import Grid
+from tenfold.errors import NetworkError
 
 BLOCK = 128  # inputs whose updates of later inputs are gathered into one matrix product
 
@@ -87,6 +88,10 @@ def descended(
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """The upper U with Uᵀ U = (H + δ)⁻¹ for each H: (G, K, K). δ grows tenfold until H + δ can be factored."""
+    if not bool(hessian.isfinite().all()):  # no δ would do
+        raise NetworkError(
+            "the inputs of a layer hold NaN or infinity: the examples or the weights before it do"
+        )
     share = max(damping, 1e-12)
     while True:
         lower, failed = torch.linalg.cholesky_ex(damped(hessian, share))

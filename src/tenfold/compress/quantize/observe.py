@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Watch(fx.Interpreter):
     ):
         super().__init__(module)
         self.nodes, self.see = frozenset(nodes), see
+        self.extra_traceback = False  # which would be added to the text of what `see` raises
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -74,6 +75,23 @@ def placeholders(graph: fx.Graph, inputs: Inputs) -> dict[fx.Node, Tensor]:
 
 def _run(interpreter: fx.Interpreter, inputs: Inputs) -> Any:
     return interpreter.run(*placeholders(interpreter.graph, inputs).values(), enable_io_processing=False)
+
+
+def check_values(
+    module: fx.GraphModule, names: Mapping[fx.Node, str], batches: Callable[[], Iterable[Inputs]]
+) -> None:
+    """Raise a `NetworkError` that names the first of these nodes whose values are not finite on the examples."""
+
+    def check(node: fx.Node, value: Tensor) -> None:
+        if not bool(torch.isfinite(value).all()):
+            raise NetworkError(
+                f"{names[node]}: it computes NaN or infinity on the calibration examples, so these examples or the "
+                "weights before it hold such values"
+            )
+
+    watch = Watch(module, names, check)
+    for inputs in batches():
+        watch.watch(inputs)
 
 
 def observe(

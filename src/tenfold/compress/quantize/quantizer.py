@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -18,7 +18,7 @@ from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.insert import ROOT, insert_dynamic, insert_static
 from tenfold.compress.quantize.layers import convolution_arguments, unshared
 from tenfold.compress.quantize.naming import stable_names
-from tenfold.compress.quantize.observe import Observer, observe
+from tenfold.compress.quantize.observe import Observer, check_values, observe
 from tenfold.compress.quantize.plan import Plan, make_plan
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.tables import insert_tables
@@ -102,6 +102,11 @@ class Quantize:
         run.progress(0.0, "quantize: tracing")
         module, plan, names = _planned(model, task.example(2), self.mode)
         examples = task.train.take(self.examples, seed=run.seed)
+        run.progress(0.1, "quantize: trying the examples")
+        read = {layer.node: names[layer.node] for layer in plan.layers}
+        if self.mode is Mode.STATIC:
+            read |= {node: names[node] for node in plan.tensors.values()}
+        check_values(module, read, lambda: _batches(examples, run, "quantize: trying the examples"))
         bits = self.weight_bits or (8 if has_int8_dot_product() else 7)
         few, equalized = correction_inputs(module.graph, examples), {}
         if self.equalize:
@@ -172,12 +177,9 @@ class Quantize:
         """The quantiser of each tensor of the plan that has its own, by name."""
         keepers = {node: names[node] for node, keeper in plan.tensors.items() if node is keeper}
 
-        def batches() -> Iterable[Inputs]:
-            for _, inputs, _ in examples.batches(BATCH):
-                run.require_time("quantize: calibrating")
-                yield inputs
-
-        ranges = observe(module, keepers, batches, self.observer)
+        ranges = observe(
+            module, keepers, lambda: _batches(examples, run, "quantize: calibrating"), self.observer
+        )
         return {name: affine_of_range(*ranges[node]) for node, name in keepers.items()}
 
 
@@ -191,6 +193,13 @@ def check_finite(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
+
+
+def _batches(examples: Split, run: Run, work: str) -> Iterator[Inputs]:
+    """The inputs of the examples, a few at a time, as long as there is time for the work."""
+    for _, inputs, _ in examples.batches(BATCH):
+        run.require_time(work)
+        yield inputs
 
 
 def _planned(model: nn.Module, inputs: Inputs, mode: Mode) -> tuple[fx.GraphModule, Plan, dict[fx.Node, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +20,8 @@ from tenfold.compress.quantize.insert import ROOT
 from tenfold.compress.quantize.layer_inputs import matrix_of
 from tenfold.compress.quantize.layers import Layer, find_layers, leaders, readable, unshared
 from tenfold.compress.quantize.learned import round_by_learning
-from tenfold.compress.quantize.observe import Observer
-from tenfold.compress.quantize.quantizer import LAYERS, check_finite, correction_inputs, is_quantized
+from tenfold.compress.quantize.observe import Observer, check_values
+from tenfold.compress.quantize.quantizer import BATCH, LAYERS, check_finite, correction_inputs, is_quantized
 from tenfold.compress.quantize.ranges import fit_grid
 from tenfold.compress.quantize.rounding import (
     Gptq,
@@ -36,7 +36,7 @@ from tenfold.compress.quantize.spans import Unit
 from tenfold.compress.quantize.walk import Target, Walk
 from tenfold.compress.quantize.weight_insert import Form, insert_bias, insert_packed
 from tenfold.compress.technique import Applied, Json, Problem, Run
-from tenfold.cost import Device, Inputs
+from tenfold.cost import Device, Inputs, batch_size, map_inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
 
@@ -104,6 +104,7 @@ class QuantizeWeights:
         examples = correction_inputs(
             module.graph, task.train.take(self.examples, seed=run.seed), LARGEST_INPUT
         )
+        check_values(module, {layer.node: name for name, layer in layers.items()}, lambda: _parts(examples))
         alone = unshared(module.graph, list(layers.values()))
         equalized = equalize(module, alone, examples) if self.equalize else {}
         weights = {
@@ -237,6 +238,12 @@ def quantizable(module: fx.GraphModule) -> dict[str, Layer]:
     return layers
 
 
+def _parts(examples: Inputs) -> Iterator[Inputs]:
+    """The examples, a few at a time."""
+    for start in range(0, batch_size(examples), BATCH):
+        yield map_inputs(lambda tensor, at=start: tensor[at : at + BATCH], examples)  # type: ignore[misc]
+
+
 def _read(resolved: Json) -> tuple[dict[str, int], bool]:
     """The bits by layer and whether biases are added; `RecipeError` where the resolved step is malformed."""
     layers: Any = resolved.get("layers")
@@ -252,9 +259,3 @@ def _read(resolved: Json) -> tuple[dict[str, int], bool]:
             )
         bits[name] = number
     return bits, add_bias
-
-
-def _require_finite(means: dict[str, Tensor]) -> None:
-    for name, mean in means.items():
-        if not bool(torch.isfinite(mean).all()):
-            raise NetworkError(f"{name}: it computes NaN or infinity on the calibration examples")
