@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress import Run, Technique
+from tenfold.compress import Recipe, Run, Technique, apply_recipe
 from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Factorize
 from tenfold.compress.factorize import Share as Part
@@ -18,7 +19,7 @@ from tenfold.compress.quantize.gptq import inverse_factor
 from tenfold.compress.share import Scalar, Share
 from tenfold.cost import Device
 from tenfold.data import Task
-from tenfold.errors import DataError, NetworkError, TenfoldError
+from tenfold.errors import DataError, NetworkError, RecipeError, TenfoldError
 
 
 class Net(nn.Module):
@@ -113,6 +114,26 @@ def test_data_of_the_wrong_shape_are_told_before_any_work(name: str) -> None:
     assert len(problems) == 1
     assert "3" in str(problems[0])
     assert "5" in str(problems[0])
+
+
+SHAPE_READ_LATE: list[Technique] = [
+    Sparsify(),
+    OBS,
+    Share(),
+    Distill(),
+    Factorize(),
+    Factorize(activations=4),
+]
+
+
+@pytest.mark.parametrize("technique", SHAPE_READ_LATE, ids=str)
+def test_the_shape_that_does_not_fit_is_told_with_the_layer(technique: Technique) -> None:
+    task = task_of(torch.randn(24, 5, 6, 6))
+    told = "the network does not run on an example of (1, 5, 6, 6) float32: layer 'conv1'"
+    (problem,) = technique.preflight(task.model, task, Device())
+    assert str(problem).startswith(told)
+    with pytest.raises(RecipeError, match=re.escape(f"the recipe cannot be applied: {told}")):
+        apply_recipe(Recipe((technique,)), task, Run())
 
 
 @pytest.mark.parametrize("criterion", [c for c in Criterion if c is not Criterion.RANDOM])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs, profile
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError
@@ -163,7 +163,7 @@ class Distill:
                                 f"the {who} has no layer of this name to match in Distill.hidden",
                             )
                         )
-        return problems
+        return problems or unrunnable(model, task)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Heal a copy of `model`; keep the trained weights only if they answer held-out examples better."""

@@ -22,7 +22,7 @@ from torch import nn
 
 from tenfold.coding import CodingError, short
 from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict, undoing
-from tenfold.compress.technique import Foreseeing, Json, Problem, Run, Technique
+from tenfold.compress.technique import Foreseeing, Json, Run, Technique, unrunnable
 from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.files import write_text
@@ -171,9 +171,13 @@ def _check(recipe: Recipe, task: Task, run: Run, model: nn.Module, start: int) -
 
 def _foreseen(recipe: Recipe, task: Task, run: Run, model: nn.Module, start: int) -> tuple[list[str], int]:
     """(the problems of the steps from `start` on, which `model` meets first; the place of the first not looked at)."""
+    if recipe.steps[start:]:
+        problems = unrunnable(model, task)
+        if problems:
+            return [str(problem) for problem in problems], len(recipe.steps)
     found: list[str] = []
     for index, technique in enumerate(recipe.steps[start:], start):
-        problems: list[Problem] = technique.preflight(model, task, run.device)
+        problems = technique.preflight(model, task, run.device)
         found += [f"step {index + 1} ({technique_name(technique)}): {problem}" for problem in problems]
         if problems or index + 1 == len(recipe.steps):
             continue  # what follows a step that fails is checked as if that were left out

@@ -11,9 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from tenfold.cost import Device, Inputs
+from tenfold.cost import Device, Inputs, map_inputs
 from tenfold.data import Task
-from tenfold.errors import OutOfTime
+from tenfold.data.checks import evaluated
+from tenfold.errors import NetworkError, OutOfTime
+from tenfold.naming import described
 from tenfold.training.precision import device_of
 
 Json = dict[str, Any]
@@ -82,6 +84,16 @@ class Run:
         """Raise `OutOfTime`, which names the work, once the deadline is past."""
         if self.seconds_left() < 0:
             raise OutOfTime(f"the time was over before the end of {work}")
+
+
+def unrunnable(model: nn.Module, task: Task) -> list[Problem]:
+    """That the network does not run on an example of the task's shape, and in which layer, where that is so."""
+    place = device_of(model)
+    try:
+        evaluated(model, map_inputs(lambda tensor: tensor.to(place), task.zeros(1)))
+    except (NetworkError, TypeError) as error:
+        return [Problem("", described(error) if isinstance(error, TypeError) else str(error))]
+    return []
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from tenfold.compress.factorize.forms import Form, Kernels, Spectra, form_of, wh
 from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf, energy_for_cost, rank_for, vbmf_rank
 from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, price
 from tenfold.compress.prune.curvature import input_hessians
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -63,6 +63,9 @@ class Factorize:
             for pattern in self.layers
             if not any(matches(name, (pattern,)) for name in names)
         ]
+        stuck = unrunnable(model, task)
+        if stuck:
+            return problems + stuck
         found, skipped = self._candidates(model, task)
         if self.layers:
             exact = [(name, reason) for name, reason in skipped.items() if name in self.layers]

@@ -18,7 +18,7 @@ from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, k
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
 from tenfold.compress.prune.permutation import permuted
 from tenfold.compress.prune.pruning import TRACED_BATCH, Scope, channel_graph
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError
@@ -107,7 +107,7 @@ class Sparsify:
                 Problem("", f"no linear layer or convolution in floating point can be made sparse{why}")
             )
         problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]
-        return problems + not_finite(chosen)
+        return problems + not_finite(chosen) or unrunnable(model, task)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Permute if that helps, then choose, set to zero and heal, stage by stage."""

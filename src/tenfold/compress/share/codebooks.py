@@ -15,7 +15,7 @@ from tenfold.compress.coded import MOST_BITS, VECTORS
 from tenfold.compress.healing import heal
 from tenfold.compress.layers import Weighted, not_finite, parametrized, unmatched, weighted_layers
 from tenfold.compress.share.kmeans import kmeans
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError
@@ -87,7 +87,7 @@ class Share:
         if not chosen and not problems:
             why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             problems.append(Problem("", f"no layer has weights that could share values{why}"))
-        return problems + not_finite(chosen)
+        return problems + not_finite(chosen) or unrunnable(model, task)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Cluster each layer's weights, fine-tune the tables if asked, and write the values into the weights."""
