@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tenfold.compress.quantize import (
 from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.deploy import OnnxRunner, export_onnx, verify
+from tenfold.errors import TenfoldWarning
 
 INTEGER, REAL = ZeroPoint.INTEGER, ZeroPoint.REAL
 
@@ -73,7 +75,13 @@ def test_weights_become_floats_where_asked_or_where_there_is_no_form(tmp_path: P
         (QuantizeWeights(4, PerChannel()), False),
         (QuantizeWeights(4, PerGroup(4), REAL), True),
     ):
-        made = exported(technique, tmp_path / "model.onnx", codes)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", TenfoldWarning)
+            made = exported(technique, tmp_path / "model.onnx", codes)
+        texts = [str(one.message) for one in told if one.category is TenfoldWarning]
+        assert [text.startswith("5 of 5 packed weights have real zero points") for text in texts] == [
+            True
+        ] * codes
         stored = [
             numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer
         ]

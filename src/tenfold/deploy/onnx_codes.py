@@ -4,11 +4,12 @@ A stored weight becomes DequantizeLinear of its codes with a scale for each outp
 ONNX defines it from operator set 21 on. ONNX Runtime computes it at every call, before the layer: files become smaller,
 and nothing becomes faster. For products with matrices in groups it has an operator that reads 4-bit codes itself,
 com.microsoft MatMulNBits, which is used where it can be, computing in float32. Real-valued zero points have no ONNX
-form; such weights stay float.
+form; such weights become floats, which is warned of.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from torch import fx, nn
 
 from tenfold.compress.quantize import CodedWeight, coded_weights
+from tenfold.errors import TenfoldWarning
 
 OPSET = 21  # of 4-bit tensors, and of scales for blocks
 CONTRIB = "com.microsoft"
@@ -66,9 +68,18 @@ def keep_codes(proto: ModelProto, model: nn.Module) -> int:
 
 def _places(graph: GraphProto, model: nn.Module) -> list[_Place]:
     known: dict[tuple[tuple[int, ...], bytes], tuple[CodedWeight, bool]] = {}
-    for weight in coded_weights(model) if isinstance(model, fx.GraphModule) else ():
-        if weight.zero_point is not None and weight.zero_point.dtype != torch.uint8:
-            continue  # a real number
+    weights = list(coded_weights(model)) if isinstance(model, fx.GraphModule) else []
+    real = [w for w in weights if w.zero_point is not None and w.zero_point.dtype != torch.uint8]
+    if real:
+        warnings.warn(
+            f"{len(real)} of {len(weights)} packed weights have real zero points, for which ONNX has no form: they are floats "
+            "in the ONNX file, and only the saved network is small; zero_point integer is small in both",
+            TenfoldWarning,
+            stacklevel=2,
+        )
+    for weight in weights:
+        if any(weight is other for other in real):
+            continue
         values = weight.values().numpy()
         known[values.shape, values.tobytes()] = (weight, False)
         if values.ndim == 2:

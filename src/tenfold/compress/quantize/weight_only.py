@@ -52,7 +52,8 @@ LARGEST_INPUT = 2**29  # bytes of the largest activation during calibration, ove
 class QuantizeWeights:
     """Convolutions and linear layers whose weights are codes of `bits` bits, packed without gaps.
 
-    What is computed stays float: files become smaller, an ONNX export too, and nothing becomes faster. `observer`
+    What is computed stays float: files become smaller, an ONNX export too (but for real zero points, for which ONNX has
+    no form), and nothing becomes faster. `observer`
     chooses the range of each scale's weights; `rounding` and `bias_correction` read up to `examples` training examples.
     `Average(bits)` gives each layer its own width, by what its rounding is expected to cost. `equalize` first scales the channels between layers to equal ranges, which serves
     where channels share a scale. `epochs` passes over the training data teach the rounded network afterwards to answer
