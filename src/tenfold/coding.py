@@ -176,6 +176,9 @@ def _decode_union(options: tuple[Any, ...], value: Any, keys: Keys, name: str) -
             raise CodingError((*keys, "type"), text)
         named = [o for o in options if isinstance(o, type) and value["type"] in _dataclasses(o)]
         options = tuple(named) or options
+    kinds = [o for o in options if isinstance(o, type) and _dataclasses(o)]
+    if len(kinds) == len(options) > 1 and not isinstance(value, Mapping):
+        raise _no_mapping([n for o in kinds for n in _dataclasses(o)], value, keys, name)
     first: CodingError | None = None
     for option in options:
         try:
@@ -204,7 +207,7 @@ def _decode_dataclass(hint: type, value: Any, keys: Keys, name: str) -> Any:
     if not choices:
         raise TypeError(f"{name}: the type {hint} cannot be read from a recipe")
     if not isinstance(value, Mapping):
-        raise CodingError(keys, f"{name} must be a mapping of {' or '.join(choices)}, not {short(value)}")
+        raise _no_mapping(list(choices), value, keys, name)
     given = value.get("type", hint.__name__ if hint.__name__ in choices else None)
     if given is None:
         raise CodingError(keys, f"{name} needs the key 'type': one of {', '.join(choices)}")
@@ -212,6 +215,12 @@ def _decode_dataclass(hint: type, value: Any, keys: Keys, name: str) -> Any:
         raise CodingError((*keys, "type"), f"{name} has no type {short(given)}{nearest(str(given), choices)}")
     rest = {key: item for key, item in value.items() if key != "type"}
     return decode_fields(choices[given], rest, keys, f"{name} ({given})")
+
+
+def _no_mapping(choices: list[str], value: Any, keys: Keys, name: str) -> CodingError:
+    meant = next((choice for choice in choices if choice.lower() == str(value).lower()), None)
+    hint = f": write {{type: {meant}}}" if meant else ""
+    return CodingError(keys, f"{name} must be a mapping of {' or '.join(choices)}, not {short(value)}{hint}")
 
 
 def _dataclasses(hint: type) -> dict[str, type]:

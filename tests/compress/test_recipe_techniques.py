@@ -71,6 +71,16 @@ def test_every_registered_technique_is_covered_here() -> None:
         ("quantize", "weight_bits: 5", "weight_bits must be 8, 7 or None, not 5"),
         ("quantize", "examples: 0", "examples must be a whole number of at least 1, not 0"),
         ("quantize", "epochs: -1", "epochs must be a finite number"),
+        (
+            "quantize-weights",
+            "rounding: gptq",
+            r"rounding must be a mapping of Nearest or Gptq or Learned, not 'gptq': write \{type: Gptq\}",
+        ),
+        (
+            "quantize-weights",
+            "rounding: [1]",
+            "rounding must be a mapping of Nearest or Gptq or Learned, not",
+        ),
     ],
 )
 def test_a_value_out_of_range_names_technique_key_and_line(name: str, value: str, message: str) -> None:
