@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,15 +28,24 @@ from torch import Tensor, nn
 
 from tenfold.compress import Run, Step, Technique, load_network, save, technique_to_dict
 from tenfold.compress.changes import rounded_to
-from tenfold.compress.distill import Distill
-from tenfold.compress.factorize import Factorize
+from tenfold.compress.distill import Distill, Matching
+from tenfold.compress.factorize import Factorize, Kernels, Vbmf
 from tenfold.compress.factorize import Share as Part
 from tenfold.compress.factorize.candidates import candidates
 from tenfold.compress.factorize.factorization import replace
 from tenfold.compress.factorize.structure import channels, factorised, is_matrix, positions
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
-from tenfold.compress.quantize import Learned, Nearest, Observer, Quantize, QuantizeWeights
+from tenfold.compress.quantize import (
+    Average,
+    Learned,
+    Mode,
+    Nearest,
+    Observer,
+    Quantize,
+    QuantizeWeights,
+    Unit,
+)
 from tenfold.compress.share import Partition, Product, Scalar, Share, Tie
 from tenfold.compress.share.tying import stacks_of
 from tenfold.compress.shorten import Shorten, without
@@ -43,6 +53,7 @@ from tenfold.cost import call, measure, paired_difference_interval, ratio
 from tenfold.data import Task, load_data, task_from
 from tenfold.deploy import OnnxRunner, deploy_onnx, verify
 from tenfold.files import write_json
+from tenfold.training import Transfer
 
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parents[1] / "src" / "tenfold" / "compress" / "measured" / "techniques.json"
@@ -128,6 +139,22 @@ ROWS = (
     Row("sparsify", "half, OBD, not healed", (Sparsify(Free(0.5), Saliency.FISHER),), "at random", (Sparsify(Free(0.5), Saliency.RANDOM),)),
     Row("prune", "half of the MACs, Fisher, healed", (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.FISHER), HEAL),
         "every layer alike, by magnitude, healed", (Prune(target_macs=0.5, criterion=Criterion.MAGNITUDE), HEAL)),
+    Row("quantize", "INT8, dynamic", (Quantize(mode=Mode.DYNAMIC),), "no bias correction", (Quantize(mode=Mode.DYNAMIC, bias_correction=False),)),
+    Row("quantize", "INT8, static, equalised", (Quantize(equalize=True),), "not equalised", (Quantize(),)),
+    Row("quantize-weights", "4 bits on average, groups of 32, GPTQ", (QuantizeWeights(Average(4.0)),), "4 bits for every layer", (QuantizeWeights(4),)),
+    Row("quantize-weights", "3 bits, groups of 32, learned by layer", (QuantizeWeights(3, rounding=Learned(Unit.LAYER)),), "rounded to nearest", (plain(3),)),
+    Row("factorize", "half of the weights, by activations", (Factorize(Part(0.5), activations=256),), "by the weights alone", (Factorize(Part(0.5)),)),
+    Row("factorize", "half of the weights, CP, healed", (Factorize(Part(0.5), kernels=Kernels.CP), HEAL), "not healed", (Factorize(Part(0.5), kernels=Kernels.CP),)),
+    Row("factorize", "half of the weights, tensor train, healed", (Factorize(Part(0.5), kernels=Kernels.TENSOR_TRAIN), HEAL),
+        "not healed", (Factorize(Part(0.5), kernels=Kernels.TENSOR_TRAIN),)),
+    Row("factorize", "ranks by VBMF, healed", (Factorize(Vbmf()), HEAL), "not healed", (Factorize(Vbmf()),)),
+    Row("sparsify", "half, Hutchinson, not healed", (Sparsify(Free(0.5), Saliency.HUTCHINSON),), "at random", (Sparsify(Free(0.5), Saliency.RANDOM),)),
+    Row("sparsify", "half by movement, healed", (Sparsify(Free(0.5), Saliency.MOVEMENT, epochs=1),), "at random, healed",
+        (Sparsify(Free(0.5), Saliency.RANDOM, epochs=1),)),
+    Row("prune", "half of the MACs, geometric median, healed", (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.GEOMETRIC_MEDIAN), HEAL),
+        "channels drawn at random, healed", (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.RANDOM), HEAL)),
+    Row("distill", "attention of hidden layers too", (HALF, dataclasses.replace(HEAL, hidden=Matching.AUTO, transfer=Transfer.ATTENTION)), "outputs alone", (HALF, HEAL)),
+    Row("distill", "relations of hidden layers too", (HALF, dataclasses.replace(HEAL, hidden=Matching.AUTO, transfer=Transfer.RELATION)), "outputs alone", (HALF, HEAL)),
 )  # fmt: skip
 
 
@@ -190,13 +217,13 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def compared(folder: Path, seconds: float, lock: Path | None, number_of_rows: int) -> dict[str, Any]:
+def compared(folder: Path, seconds: float, lock: Path | None, chosen: Sequence[Row]) -> dict[str, Any]:
     """Make the networks and their baselines, then time them in one interleaved run: one thread, batch 1."""
     model, _ = load_network(NETWORK)
     task = task_from(model, load_data(DATA), base=NETWORK)
     first = kept(folder / "original.json", lambda: written(ORIGINAL, (model, ()), task, folder))
     rows: list[dict[str, Any]] = []
-    for row in ROWS[:number_of_rows]:
+    for row in chosen:
         print(f"{row.technique}: {row.variant}", flush=True)
         name = name_of(f"{row.technique} {row.variant}")
         own = kept(
@@ -222,7 +249,7 @@ def compared(folder: Path, seconds: float, lock: Path | None, number_of_rows: in
                 "folder": name,
             }
         )
-    if seconds <= 0:
+    if seconds <= 0:  # the networks alone were to be made
         return {}
     images = task.example(1)
     runners = {
@@ -291,18 +318,18 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/techniques"), help="for the networks; a run goes on"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=90.0, help="for the timings; 0 only makes the networks"
-    )
-    parser.add_argument("--rows", type=int, default=len(ROWS), help="only so many, the cheapest first")
+    parser.add_argument("--seconds", type=float, default=90.0, help="for the timings")
+    parser.add_argument("--rows", help="makes these alone, as 0:16 or 1::2, to be made side by side")
     parser.add_argument("--lock", type=Path, help="a file to lock while timing")
     parser.add_argument("--result", type=Path, default=HERE / "techniques.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    found = compared(options.folder, options.seconds, options.lock, options.rows)
-    if not found:
+    if options.rows is not None:
+        part = slice(*(int(end) if end else None for end in options.rows.split(":")))
+        compared(options.folder, 0.0, None, ROWS[part])
         return
+    found = compared(options.folder, options.seconds, options.lock, ROWS)
     figures = {
         "network": NETWORK.removeprefix("zoo:"),
         "data": f"{SCORED:,} test images",
