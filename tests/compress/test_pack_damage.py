@@ -14,12 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import nn
 
-from tenfold.compress import unpack
-from tenfold.compress.pack import packing, tensors
+from tenfold.compress import pack, save, unpack
+from tenfold.compress.pack import blocks
 from tenfold.compress.pack.container import DIGEST, HEAD, SIZES, VERSION, WORKING
 from tenfold.errors import PackError
 
@@ -77,33 +79,38 @@ def forged(
     return head + hashlib.sha256(head + small + body).digest() + small + body
 
 
+def entries(header: dict) -> list[dict]:  # type: ignore[type-arg]
+    """The tensors of the first block, which is the only one of so small a network."""
+    return header["blocks"][0]["tensors"]
+
+
 def added(**entry: object) -> Callable[[dict], object]:  # type: ignore[type-arg]
-    return lambda h: h["entries"].append({"name": "added", "code": 0, "crc": 0, **entry})
+    return lambda h: entries(h).append({"name": "added", **entry})
 
 
 HOSTILE: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
-    "absurd shape": lambda h: h["entries"][0].update(shape=[2**40]),
-    "many shapes": lambda h: h["entries"][0].update(shape=[2**10] * 16),
-    "negative": lambda h: h["entries"][0].update(shape=[-5]),
-    "true": lambda h: h["entries"][0].update(shape=[True]),
-    "huge number": lambda h: h["entries"][0].update(shape=[10**400]),
-    "code": lambda h: h["entries"][0].update(code=10**9),
-    "form": lambda h: h["entries"][0].update(form="pickle"),
-    "dtype": lambda h: h["entries"][0].update(dtype="object"),
-    "rows": lambda h: [e.update(rows=0) for e in h["entries"] if e["form"] == "codes"],
-    "bits": lambda h: [e.update(bits=64) for e in h["entries"] if e["form"] == "codes"],
-    "range": lambda h: [e.update(low=-(10**6)) for e in h["entries"] if e["form"] == "codes"],
-    "mean": lambda h: [e.update(mean=0.0) for e in h["entries"] if e["form"] == "codes"],
-    "infinite": lambda h: [e.update(mean=float("inf")) for e in h["entries"]],
-    "key": lambda h: h["entries"][0].update(extra=1),
-    "crc": lambda h: h["entries"][0].update(crc=1),
-    "twice": lambda h: h["entries"].append(h["entries"][0]),
-    "none": lambda h: h.update(entries=7),
+    "absurd shape": lambda h: entries(h)[0].update(shape=[2**40]),
+    "many shapes": lambda h: entries(h)[0].update(shape=[2**10] * 16),
+    "negative": lambda h: entries(h)[0].update(shape=[-5]),
+    "true": lambda h: entries(h)[0].update(shape=[True]),
+    "huge number": lambda h: entries(h)[0].update(shape=[10**400]),
+    "code": lambda h: h["blocks"][0].update(code=10**9),
+    "form": lambda h: entries(h)[0].update(form="pickle"),
+    "dtype": lambda h: entries(h)[0].update(dtype="object"),
+    "rows": lambda h: [e.update(rows=0) for e in entries(h) if e["form"] == "codes"],
+    "bits": lambda h: [e.update(bits=64) for e in entries(h) if e["form"] == "codes"],
+    "range": lambda h: [e.update(low=-(10**6)) for e in entries(h) if e["form"] == "codes"],
+    "mean": lambda h: [e.update(mean=0.0) for e in entries(h) if e["form"] == "codes"],
+    "infinite": lambda h: [e.update(mean=float("inf")) for e in entries(h)],
+    "key": lambda h: entries(h)[0].update(extra=1),
+    "crc": lambda h: h["blocks"][0].update(crc=1),
+    "twice": lambda h: entries(h).append(entries(h)[0]),
+    "none": lambda h: h.update(blocks=7),
     "structure": lambda h: h.update(structure={}),
     "technique": lambda h: h["structure"]["steps"][0]["technique"].update(technique="os.system"),
-    "shorter": lambda h: h["entries"].pop(),
-    "name of the metadata": lambda h: h["entries"][0].update(name="__metadata__"),
-    "name that is no text": lambda h: h["entries"][0].update(name="\ud800"),
+    "shorter": lambda h: entries(h).pop(),
+    "name of the metadata": lambda h: entries(h)[0].update(name="__metadata__"),
+    "name that is no text": lambda h: entries(h)[0].update(name="\ud800"),
     "rows of nothing": added(dtype="int8", shape=[0], form="integers", rows=10**15),
     "one row of nothing": added(dtype="int8", shape=[0], form="integers", rows=1),
     "a grid of nothing": added(dtype="float32", shape=[0], form="uniform", step=1.0, shifts=[0.0] * 3),
@@ -115,13 +122,31 @@ HOSTILE: dict[str, Callable[[dict], object]] = {  # type: ignore[type-arg]
     "a grid beyond all": added(
         dtype="bfloat16", shape=[4], form="uniform", step=1e308, shifts=[0.0] * 3, low=9, high=9
     ),
-    "form that is no text": lambda h: h["entries"][0].update(form=[]),
+    "form that is no text": lambda h: entries(h)[0].update(form=[]),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_header_is_refused(packed: bytes, name: str, tmp_path: Path) -> None:
     refused(forged(packed, HOSTILE[name]), tmp_path)
+
+
+def test_a_block_that_is_not_what_was_packed_is_named_by_its_tensors(tmp_path: Path) -> None:
+    model = nn.Sequential(*(nn.Linear(256, 64, bias=False) for _ in range(6)))
+    pack(save(tmp_path / "a", model, [], inputs=torch.zeros(1, 256)), tmp_path / "a.pack")
+    held: list[list[str]] = []
+
+    def change(header: dict) -> None:  # type: ignore[type-arg]
+        held.extend([entry["name"] for entry in block["tensors"]] for block in header["blocks"])
+        header["blocks"][1]["crc"] ^= 1
+
+    data = forged((tmp_path / "a.pack").read_bytes(), change)
+    assert [len(names) for names in held] == [2, 2, 2]  # of 50,000 bytes each
+    assert f"{held[1][0]!r} to {held[1][1]!r}: what the code says" in refused(data, tmp_path)
+
+
+def test_an_older_file_is_refused_by_its_version(packed: bytes, tmp_path: Path) -> None:
+    assert "has version 1 and this" in refused(packed[:8] + bytes([1]) + packed[9:], tmp_path)
 
 
 def test_codes_that_mean_something_else_and_headers_that_expand_are_refused(
@@ -135,7 +160,7 @@ def test_codes_that_mean_something_else_and_headers_that_expand_are_refused(
     refused(forged(packed, lambda h: None, lambda codes: b"\xff" * len(codes)), tmp_path)
     bomb = zlib.compress(bytes(50 << 20))
     for claim in (len(bomb), 2**31):
-        head = HEAD.pack(b"TENFOLDP", 1, len(bomb), claim, 0)
+        head = HEAD.pack(b"TENFOLDP", VERSION, len(bomb), claim, 0)
         refused(head + hashlib.sha256(head + bomb).digest() + bomb, tmp_path)
 
 
@@ -143,16 +168,16 @@ def test_claims_are_refused_before_anything_is_decoded(
     packed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what the file is small enough to say in no bytes at all: constant codes, and entries without contents."""
-    monkeypatch.setattr(packing, "decoded", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(blocks, "decoded", lambda *_: pytest.fail("it was decoded"))
     codes = added(dtype="uint8", shape=[60 << 20], form="codes", rows=16384, bits=2)
     assert "would unpack in" in refused(forged(packed, codes), tmp_path)
     places = added(dtype="uint8", shape=[60 << 17], form="indices", bits=1)
     assert "would unpack in" in refused(forged(packed, places), tmp_path)
-    text = b'{"structure":{},"entries":[' + b"{}," * 5_000_000 + b"{}]}"
+    text = b'{"structure":{},"blocks":[' + b"{}," * 5_000_000 + b"{}]}"
     small = zlib.compress(text)
     head = HEAD.pack(b"TENFOLDP", VERSION, len(small), len(text), 0)
     message = refused(head + hashlib.sha256(head + small).digest() + small, tmp_path)
-    assert "a header of 15,000,031" in message
+    assert "a header of 15,000,030" in message
 
 
 @pytest.mark.parametrize(
@@ -176,17 +201,14 @@ def test_decoding_takes_no_more_memory_than_is_claimed_for_it(
     """What is allocated in a fresh process, by its own account: no Python counter sees what PyTorch takes."""
     script = (
         "import json, sys, torch\n"
+        "from tenfold.compress.pack.coder import Decoder\n"
         "from tenfold.compress.pack.container import Entry\n"
         "from tenfold.compress.pack.tensors import Learnt, decoded\n"
-        "from tenfold.errors import PackError\n"
         "def peak():\n"
         "    return 1024 * int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
         "def decode(count):\n"
-        "    entry = Entry('x', dtype, (count,), form, 0, 1, **rest)\n"
-        "    try:\n"
-        "        decoded(entry, code, Learnt())\n"
-        "    except PackError as error:\n"
-        "        assert 'is not what was packed' in str(error)\n"
+        "    entry = Entry('x', dtype, (count,), form, **rest)\n"
+        "    decoded(entry, Decoder(code), Learnt())\n"
         "    return entry.size + entry.working\n"
         "form, dtype, count, rest = json.loads(sys.argv[1])\n"
         "code = bytes(1 << 23)\n"
@@ -217,7 +239,7 @@ def test_any_header_is_refused_or_says_the_same_as_before(
 
     def change(header: dict) -> None:  # type: ignore[type-arg]
         for _ in range(data.draw(st.integers(1, 3))):
-            entry = data.draw(st.sampled_from(header["entries"]))
+            entry = data.draw(st.sampled_from(entries(header)))
             key = data.draw(
                 st.sampled_from([*entry, "rows", "bits", "low", "high", "mean", "step", "shifts", "none"])
             )
@@ -253,7 +275,7 @@ def test_any_header_is_refused_or_says_the_same_as_before(
 
 
 SOUND: dict[str, dict[str, Any]] = {
-    form: {"name": "a", "dtype": dtype, "form": form, "code": 0, "crc": 0, **rest}
+    form: {"name": "a", "dtype": dtype, "form": form, **rest}
     for form, dtype, rest in (
         ("numbers", "float32", {}),
         ("codes", "uint8", {"bits": 4}),
@@ -269,8 +291,6 @@ ENTRY = st.fixed_dictionaries(
         "dtype": st.sampled_from(list(SIZES)),
         "shape": st.lists(SIDES, max_size=3),
         "form": st.sampled_from(list(WORKING)),
-        "code": st.just(0),
-        "crc": st.just(0),
         "rows": st.sampled_from([0, 1, 1, 2, 3, 16, 10**15, 2**70]),
         "bits": st.integers(0, 17),
         "low": st.sampled_from([-512, -8, -1, 0]),
@@ -289,9 +309,11 @@ def test_any_entry_with_a_right_checksum_is_decoded_or_refused_by_name(
 ) -> None:
     """No tensor's checksum is held against it, so that what decodes goes all the way to the saved folder."""
     folder, refusal = tmp_path_factory.mktemp("entry"), None
-    (folder / "bad.pack").write_bytes(forged(packed, lambda h: h.update(entries=[entry]), lambda _: b""))
+    (folder / "bad.pack").write_bytes(
+        forged(packed, lambda h: h.update(blocks=[{"code": 0, "crc": 0, "tensors": [entry]}]), lambda _: b"")
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensors, "zlib", SimpleNamespace(crc32=lambda data: 0))
+        patch.setattr(blocks, "zlib", SimpleNamespace(crc32=lambda data, crc: 0))
         try:
             unpack(folder / "bad.pack", folder / "out")
         except PackError as error:

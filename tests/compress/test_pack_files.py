@@ -16,6 +16,7 @@ from torch import nn
 
 from tenfold.cli import main
 from tenfold.compress import load, pack, save, unpack
+from tenfold.compress.pack.blocks import LEAST
 from tenfold.compress.quantize import Nearest, PerChannel, PerGroup, Quantize, QuantizeWeights
 from tenfold.compress.registry import technique_class
 from tenfold.compress.saved import save_tensors
@@ -183,6 +184,27 @@ class Integers(nn.Module):
     def __init__(self, weights: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", weights.to(torch.int8))
+
+
+def many() -> nn.Module:
+    """A network of 400 small tensors."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(40, 24) for _ in range(200)))
+    for value in model.parameters():
+        value.data = torch.randn(value.shape, generator=generator)
+    return model
+
+
+def test_a_whole_file_of_small_tensors_is_their_models_cross_entropy_and_the_header(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", many(), [], inputs=torch.zeros(1, 40))
+    report = pack(folder, tmp_path / "a.pack", step=0.2)
+    codes = report.file_bytes - report.header_bytes
+    assert codes > 1.5 * LEAST  # so many bytes make two blocks
+    assert 0 < report.coder_bytes < 0.001 * codes
+    made = load(unpack(tmp_path / "a.pack", tmp_path / "b"), base=many)
+    for name, value in load(folder, base=many).state_dict().items():
+        assert torch.allclose(made.state_dict()[name], value, atol=0.35)
+        assert torch.equal(made.state_dict()[name], value) == (value.dim() == 1)
 
 
 def test_where_zeros_lie_takes_its_entropy(tmp_path: Path) -> None:

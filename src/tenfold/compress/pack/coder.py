@@ -34,6 +34,11 @@ class Encoder:
         model = self._package.stream.model.Categorical(table, perfect=False)
         self._encoder.encode(np.ascontiguousarray(symbols, dtype=np.int32), model)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the code so far."""
+        return WORD * int(self._encoder.num_words())
+
     def bytes(self) -> bytes:
         """The code so far, a whole number of words."""
         return self._encoder.get_compressed().astype("<u4").tobytes()

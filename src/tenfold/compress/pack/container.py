@@ -1,4 +1,5 @@
-"""The packed file: a fixed head, a compressed header that says what follows, and the code of each tensor in turn.
+"""The packed file: a fixed head, a compressed header that says what follows, and the codes of the tensors in
+blocks.
 
     8 bytes   b"TENFOLDP"
     4         version (all numbers are unsigned and little-endian)
@@ -7,6 +8,9 @@
     8         bytes of the codes, all together
     32        SHA-256 of everything after this head, with the first 28 bytes before it
     …         the header, then the codes
+
+A block is some tensors under one coder, since ending a code costs words that a small tensor must not pay alone. Its
+CRC tells whether what was decoded is what was packed; that the file is whole its checksum tells already.
 
 A file is not believed: lengths must add up to the file's, the checksum must hold, and each claim is held against
 what the file can hold before anything is allocated for it.
@@ -27,7 +31,7 @@ from typing import Any, BinaryIO
 from tenfold.errors import PackError
 
 MAGIC = b"TENFOLDP"
-VERSION = 1
+VERSION = 2
 HEAD = struct.Struct("<8sIIIQ")
 DIGEST = 32
 LARGEST_EXPANSION = 1 << 12  # a file whose reading would take more bytes for each of its own is refused
@@ -38,7 +42,7 @@ LARGEST_TEXT = (
 SHORT_TEXT = 1 << 20
 LARGEST_COUNT = 1 << 48  # numbers of a tensor, sides of 0 taken for 1: below what a stride can hold
 LARGEST_STEP = 1e30  # of a grid of floats: 512 steps are a float32 still
-BLOCK = 1 << 20
+READ = 1 << 20  # bytes at a time
 SIZES = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
@@ -50,19 +54,17 @@ WORKING = {"numbers": 5, "codes": 16, "indices": 12, "integers": 8, "uniform": 3
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: its name, type and shape, the bytes of its code, and how that is to be read.
+    """One tensor: its name, type and shape, and how its code is to be read.
 
     `form` is "numbers" (kept to the last bit), "codes" (packed codes of `bits` bits, a matrix of `rows`), "integers"
     (int8), "indices" (places of `bits` bits in a table of values) or "uniform" (floats on a uniform grid). `low`, `high`, `mean` belong to the model of integers, `step` and
-    `shifts` to the grid. `crc` is the CRC-32 of the tensor's bytes.
+    `shifts` to the grid.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     form: str
-    code: int
-    crc: int
     rows: int = 1
     bits: int = 0
     low: int = 0
@@ -90,20 +92,34 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Tensors that share a code, the bytes of that, and the CRC-32 of the tensors' own bytes, one after the other."""
+
+    tensors: tuple[Entry, ...]
+    code: int
+    crc: int
+
+
+@dataclass(frozen=True)
 class Header:
     """What a packed file says of itself: the saved network's structure (as JSON) and its tensors, in order."""
 
     structure: dict[str, Any]
-    entries: tuple[Entry, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(entry for block in self.blocks for entry in block.tensors)
 
 
 def write_container(file: BinaryIO, header: Header, codes: Sequence[bytes]) -> int:
     """Write the whole file; returns how many bytes come before the codes. `PackError` for what could not be read."""
-    text = json.dumps(
-        {"structure": header.structure, "entries": [_short(entry) for entry in header.entries]},
-        separators=(",", ":"),
-        allow_nan=False,
-    ).encode()
+    blocks = [
+        {"code": block.code, "crc": block.crc, "tensors": [_short(entry) for entry in block.tensors]}
+        for block in header.blocks
+    ]
+    plain = {"structure": header.structure, "blocks": blocks}
+    text = json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
     compressed = zlib.compress(text, 9)
     size = HEAD.size + DIGEST + len(compressed) + sum(map(len, codes))
     _require_likely("this network", size, len(text), header.entries)
@@ -117,13 +133,15 @@ def write_container(file: BinaryIO, header: Header, codes: Sequence[bytes]) -> i
 
 
 def read_container(path: Path, file: BinaryIO) -> tuple[Header, Iterator[bytes]]:
-    """The header and the tensors' codes, read one by one. `PackError` for whatever is wrong with the file."""
+    """The header and the blocks' codes, read one by one. `PackError` for whatever is wrong with the file."""
     head = file.read(HEAD.size)
     if len(head) < HEAD.size or head[:8] != MAGIC:
         raise PackError(f"{path} is no packed network of Tenfold's")
     _, version, compressed, text, codes = HEAD.unpack(head)
     if version != VERSION:
-        raise PackError(f"{path} has version {version}; this Tenfold reads version {VERSION}")
+        raise PackError(
+            f"{path} has version {version} and this Tenfold reads version {VERSION}: pack the network again"
+        )
     size = path.stat().st_size
     if HEAD.size + DIGEST + compressed + codes != size:
         raise PackError(
@@ -131,16 +149,16 @@ def read_container(path: Path, file: BinaryIO) -> tuple[Header, Iterator[bytes]]
         )
     _require_likely(path, size, text)
     expected, digest = file.read(DIGEST), hashlib.sha256(head)
-    while block := file.read(BLOCK):
+    while block := file.read(READ):
         digest.update(block)
     if digest.digest() != expected:
         raise PackError(f"{path} is damaged: its checksum does not hold; copy or download it again")
     file.seek(HEAD.size + DIGEST)
     header = _header(path, file.read(compressed), text)
-    if sum(entry.code for entry in header.entries) != codes:
+    if sum(block.code for block in header.blocks) != codes:
         raise PackError(f"{path} is malformed: its codes do not add up")
     _require_likely(path, size, text, header.entries)
-    return header, (file.read(entry.code) for entry in header.entries)
+    return header, (file.read(block.code) for block in header.blocks)
 
 
 def _require_likely(file: Path | str, size: int, text: int, entries: Sequence[Entry] = ()) -> None:
@@ -169,24 +187,34 @@ def _header(path: Path, compressed: bytes, length: int) -> Header:
         values = json.loads(text)
         if not isinstance(values, dict) or not isinstance(values["structure"], dict):
             raise ValueError("it has no structure")
-        entries = tuple(_entry(value) for value in values["entries"])
-        if len({entry.name for entry in entries}) != len(entries):
+        header = Header(values["structure"], tuple(_block(value) for value in values["blocks"]))
+        names = [entry.name for entry in header.entries]
+        if len(set(names)) != len(names):
             raise ValueError("a name comes twice")
-        return Header(values["structure"], entries)
+        return header
     except (zlib.error, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise PackError(f"{path} is malformed: its header cannot be read ({error})") from error
 
 
 def _short(entry: Entry) -> dict[str, Any]:
     """The fields of an entry that are not at their defaults."""
-    plain = Entry("", "", (), "", 0, 0)
+    plain = Entry("", "", (), "")
     return {
         key: value for key, value in asdict(entry).items() if key in _REQUIRED or value != getattr(plain, key)
     }
 
 
-_REQUIRED = ("name", "dtype", "shape", "form", "code", "crc")
-_WHOLE = ("code", "crc", "rows", "bits")
+_REQUIRED = ("name", "dtype", "shape", "form")
+
+
+def _block(value: Any) -> Block:
+    """A block from JSON, as `_entry`."""
+    if not isinstance(value, dict) or not isinstance(value.get("tensors"), list) or not value["tensors"]:
+        raise ValueError("a block must be a mapping with tensors")
+    block = Block(**{**value, "tensors": tuple(_entry(entry) for entry in value["tensors"])})
+    if any(type(number) is not int or number < 0 for number in (block.code, block.crc)):
+        raise ValueError("a block's numbers must be whole and not negative")
+    return block
 
 
 def _entry(value: Any) -> Entry:
@@ -202,7 +230,7 @@ def _entry(value: Any) -> Entry:
     if not isinstance(entry.name, str) or entry.dtype not in SIZES or entry.form not in WORKING:
         raise ValueError("an entry needs a name, a known type and a known form")
     _require_name(entry.name)
-    if any(type(getattr(entry, key)) is not int or getattr(entry, key) < 0 for key in _WHOLE):
+    if any(type(number) is not int or number < 0 for number in (entry.rows, entry.bits)):
         raise ValueError(f"{entry.name!r:.60}: its numbers must be whole and not negative")
     if entry.rows > max(entry.count * 8, 1):
         raise ValueError(f"{entry.name!r:.60}: it has more rows than numbers")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tenfold.compress.pack.blocks import Blocks, opened
 from tenfold.compress.pack.container import LARGEST_STEP, Header, read_container, write_container
 from tenfold.compress.pack.tensors import (
     Coded,
@@ -20,7 +21,6 @@ from tenfold.compress.pack.tensors import (
     code_numbers,
     code_packed,
     code_uniform,
-    decoded,
 )
 from tenfold.compress.quantize import packed_bytes
 from tenfold.compress.saved import STRUCTURE, WEIGHTS, save_tensors
@@ -40,7 +40,7 @@ class PackReport:
     `weights` are the numbers of all matrices and kernels, in whatever form the folder holds them, or, where there are
     none, all. `order0` is H₀, the entropy of their histograms, tensor by tensor; `model` the cross-entropy of the
     adaptive model; `achieved` the bits of their codes in the file; all in bits a weight. `charged` is the whole file
-    over `weights`. `rest_bytes` are the codes of all other tensors (scales, biases, tables of shared values),
+    over `weights`. `coder_bytes` is what all codes take above the models' cross-entropy. `rest_bytes` are the codes of all other tensors (scales, biases, tables of shared values),
     `header_bytes` what comes before the codes.
     """
 
@@ -49,6 +49,7 @@ class PackReport:
     model: float
     achieved: float
     charged: float
+    coder_bytes: float
     header_bytes: int
     rest_bytes: int
     file_bytes: int
@@ -91,18 +92,21 @@ def pack(
     structure = read_structure(folder / STRUCTURE)
     tensors = _read(folder / WEIGHTS)
     matrices, parts = packed_matrices(structure, tensors), stored_parts(structure, tensors)
-    learnt, coded, at = Learnt(), [], 0
+    blocks, coded, at = Blocks(), [], 0
     total = sum(tensor.nbytes for tensor in tensors.values())
     for name, tensor in tensors.items():
         progress(at / max(total, 1), name)
         if name in parts:
-            coded.append(_coded_part(name, tensor, parts[name], learnt))
+            each, kept = _coded_part(name, tensor, parts[name], blocks), tensor
         else:
-            coded.append(_coded(name, tensor, matrices.get(name), step, learnt))
+            each, kept = _coded(name, tensor, matrices.get(name), step, blocks)
+        blocks.add(each.entry, kept)
+        coded.append(each)
         at += tensor.nbytes
-    header = Header(structure.to_json(), tuple(each.entry for each in coded))
+    blocks.close()
+    header = Header(structure.to_json(), tuple(blocks.closed))
     with written(file) as temporary, open(temporary, "wb") as stream:
-        before = write_container(stream, header, [each.code for each in coded])
+        before = write_container(stream, header, blocks.codes)
     progress(1.0, "packed")
     return _report(coded, before, file.stat().st_size, (folder / WEIGHTS).stat().st_size)
 
@@ -127,13 +131,14 @@ def unpack(
             structure = structure_from(header.structure)
         except RecipeError as error:
             raise PackError(f"{file} is malformed: {error}") from error
-        learnt, tensors = Learnt(), {}
-        for index, (entry, code) in enumerate(zip(header.entries, codes, strict=True)):
-            progress(index / len(header.entries), entry.name)
-            try:
-                tensors[entry.name] = decoded(entry, code, learnt)
-            except PackError as error:
-                raise PackError(f"{file} is malformed: {error}") from error
+        learnt, number, tensors = Learnt(), len(header.entries), {}
+        try:
+            for block, code in zip(header.blocks, codes, strict=True):
+                for name, tensor in opened(block, code, learnt):
+                    tensors[name] = tensor
+                    progress(len(tensors) / number, name)
+        except PackError as error:
+            raise PackError(f"{file} is malformed: {error}") from error
     progress(1.0, "unpacked")
     return save_tensors(folder, tensors, structure)
 
@@ -189,43 +194,46 @@ def stored_parts(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, 
     return found
 
 
-def _coded_part(name: str, tensor: Tensor, part: Part, learnt: Learnt) -> Coded:
+def _coded_part(name: str, tensor: Tensor, part: Part, blocks: Blocks) -> Coded:
     if part.bits is None or not tensor.numel():
-        made = code_numbers(name, tensor, learnt)
+        made = code_numbers(name, tensor, blocks.learnt, blocks.encoder)
     else:
-        made = code_indices(name, tensor, part.bits, learnt)
+        made = code_indices(name, tensor, part.bits, blocks.learnt, blocks.encoder)
     return replace(made, numbers=part.numbers, is_weight=part.is_weight)
 
 
 def _coded(
-    name: str, tensor: Tensor, matrix: tuple[int, int, int] | None, step: float | None, learnt: Learnt
-) -> Coded:
+    name: str, tensor: Tensor, matrix: tuple[int, int, int] | None, step: float | None, blocks: Blocks
+) -> tuple[Coded, Tensor]:
+    """A tensor that is a part of no other, coded, and as it will be unpacked."""
+    learnt, encoder = blocks.learnt, blocks.encoder
     if not tensor.numel():
-        return code_numbers(name, tensor, learnt)  # no rows, no mean: only its shape
+        return code_numbers(name, tensor, learnt, encoder), tensor  # no rows, no mean: only its shape
     if matrix is not None:
-        return code_packed(name, tensor, *matrix, learnt)
+        return code_packed(name, tensor, *matrix, learnt, encoder), tensor
     if tensor.dtype == torch.int8 and tensor.dim() > 1:
-        return code_integers(name, tensor, learnt)
+        return code_integers(name, tensor, learnt, encoder), tensor
     if step is not None and tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel() >= SMALL:
         deviation = float(tensor.double().square().mean().sqrt())
         if not 0 < step * deviation <= LARGEST_STEP:
             raise PackError(f"{name}: its values are all zero, huge or not finite: there is no grid for them")
-        return code_uniform(name, tensor, step * deviation, learnt)[0]
-    return code_numbers(name, tensor, learnt)
+        return code_uniform(name, tensor, step * deviation, learnt, encoder)
+    return code_numbers(name, tensor, learnt, encoder), tensor
 
 
 def _report(coded: list[Coded], header: int, size: int, saved: int) -> PackReport:
     weights = [each for each in coded if each.is_weight] or coded
     number = max(sum(each.numbers for each in weights), 1)
-    code = sum(len(each.code) for each in weights)
+    code, codes = sum(each.code for each in weights), sum(each.code for each in coded)
     return PackReport(
         number,
         sum(each.order0_bits for each in weights) / number,
         sum(each.model_bits for each in weights) / number,
         8 * code / number,
         8 * size / number,
+        codes - sum(each.model_bits for each in coded) / 8,
         header,
-        sum(len(each.code) for each in coded) - code,
+        codes - code,
         size,
         saved,
         4 * sum(each.numbers for each in coded),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,84 +38,86 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Coded:
-    """A tensor's entry and code, with what the report needs: how many numbers of the network it stands for, its
+    """A tensor's entry and the bytes by which it made the block's code longer, with what the report needs: how many numbers of the network it stands for, its
     order-0 and model bits, and whether it holds weights (else scales, biases, tables of shared values)."""
 
     entry: Entry
-    code: bytes
+    code: int
     numbers: int
     order0_bits: float
     model_bits: float
     is_weight: bool
 
 
-def code_numbers(name: str, tensor: Tensor, learnt: Learnt) -> Coded:
+def code_numbers(name: str, tensor: Tensor, learnt: Learnt, encoder: Encoder) -> Coded:
     """Any tensor, kept to the last bit."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in SIZES:
         raise PackError(f"{name}: tensors of the type {dtype} cannot be packed")
-    data = bytes_of(tensor)
-    encoder = Encoder()
+    data, size, bits = bytes_of(tensor).tobytes(), encoder.size, encoder.bits
     encode_numbers(encoder, learnt.numbers, dtype, data, SIZES[dtype], tensor.is_floating_point())
-    code = encoder.bytes()
-    entry = Entry(name, dtype, tuple(tensor.shape), "numbers", len(code), zlib.crc32(data))
+    entry = Entry(name, dtype, tuple(tensor.shape), "numbers")
     # Every technique of quantisation keeps its scales, of two dimensions or fewer, under this name.
     is_weight = tensor.dim() > 1 and not name.startswith("int8.")
-    return Coded(entry, code, tensor.numel(), _byte_entropy(data, SIZES[dtype]), encoder.bits, is_weight)
+    order0, bits, size = _byte_entropy(data, SIZES[dtype]), encoder.bits - bits, encoder.size - size
+    return Coded(entry, size, tensor.numel(), order0, bits, is_weight)
 
 
-def code_packed(name: str, tensor: Tensor, bits: int, rows: int, width: int, learnt: Learnt) -> Coded:
+def code_packed(
+    name: str, tensor: Tensor, bits: int, rows: int, width: int, learnt: Learnt, encoder: Encoder
+) -> Coded:
     """Packed codes of `bits` bits, as the matrix (rows, width) that they are."""
     middle = 2 ** (bits - 1)
     values = unpack_codes(tensor, bits, rows * width).numpy().astype(np.int32).reshape(rows, width) - middle
-    entry = Entry(name, "uint8", tuple(tensor.shape), "codes", 0, zlib.crc32(bytes_of(tensor)), rows, bits)
-    return _code_matrix(entry, values, learnt)
+    entry = Entry(name, "uint8", tuple(tensor.shape), "codes", rows, bits)
+    return _code_matrix(entry, values, learnt, encoder)
 
 
-def code_integers(name: str, tensor: Tensor, learnt: Learnt) -> Coded:
+def code_integers(name: str, tensor: Tensor, learnt: Learnt, encoder: Encoder) -> Coded:
     """An int8 weight."""
     rows = tensor.shape[0] if tensor.dim() > 1 else 1
     values = tensor.numpy().astype(np.int32).reshape(rows, -1)
-    entry = Entry(name, "int8", tuple(tensor.shape), "integers", 0, zlib.crc32(bytes_of(tensor)), rows)
-    return _code_matrix(entry, values, learnt)
+    entry = Entry(name, "int8", tuple(tensor.shape), "integers", rows)
+    return _code_matrix(entry, values, learnt, encoder)
 
 
-def code_indices(name: str, tensor: Tensor, bits: int, learnt: Learnt) -> Coded:
+def code_indices(name: str, tensor: Tensor, bits: int, learnt: Learnt, encoder: Encoder) -> Coded:
     """Places of `bits` bits in a table of shared values, packed as `compress.coded` packs them."""
     number = 8 * tensor.numel() // bits  # as many as there is room for: the last byte may hold some too many
     indices = unpack_bits(tensor.numpy()[: (number * bits + 7) // 8], bits, number).astype(np.uint16)
     if not np.array_equal(pack_bits(indices, bits), tensor.numpy()):
-        return code_numbers(name, tensor, learnt)  # bits that no place has, and that must come back too
-    encoder = Encoder()
+        return code_numbers(
+            name, tensor, learnt, encoder
+        )  # bits that no place has, and that must come back too
+    before = encoder.size, encoder.bits
     encode_indices(encoder, indices, bits)
-    code = encoder.bytes()
-    crc = zlib.crc32(bytes_of(tensor))
-    entry = Entry(name, "uint8", tuple(tensor.shape), "indices", len(code), crc, bits=bits)
-    return Coded(entry, code, number, entropy(indices) * number, encoder.bits, True)
+    entry = Entry(name, "uint8", tuple(tensor.shape), "indices", bits=bits)
+    size, model = encoder.size - before[0], encoder.bits - before[1]
+    return Coded(entry, size, number, entropy(indices) * number, model, True)
 
 
-def code_uniform(name: str, tensor: Tensor, step: float, learnt: Learnt) -> tuple[Coded, Tensor]:
+def code_uniform(
+    name: str, tensor: Tensor, step: float, learnt: Learnt, encoder: Encoder
+) -> tuple[Coded, Tensor]:
     """A float weight rounded to a grid of this step; also what it has become."""
     values, grid = rounded(tensor.double().numpy().reshape(tensor.shape[0], -1), step, LIMIT)
     made = torch.from_numpy(grid.points(values).reshape(tuple(tensor.shape))).to(tensor.dtype)
     dtype = str(tensor.dtype).removeprefix("torch.")
     entry = Entry(
-        name, dtype, tuple(tensor.shape), "uniform", 0, zlib.crc32(bytes_of(made)), tensor.shape[0],
-        step=grid.step, shifts=grid.shifts,
-    )  # fmt: skip
-    return _code_matrix(entry, values, learnt), made
+        name, dtype, tuple(tensor.shape), "uniform", tensor.shape[0], step=grid.step, shifts=grid.shifts
+    )
+    return _code_matrix(entry, values, learnt, encoder), made
 
 
-def decoded(entry: Entry, code: bytes, learnt: Learnt) -> Tensor:
-    """The tensor of an entry. `PackError` where entry and code do not go together."""
+def decoded(entry: Entry, decoder: Decoder, learnt: Learnt) -> Tensor:
+    """The tensor of an entry, next in the decoder's code. `PackError` where they do not go together."""
     try:
-        return _decoded(entry, code, learnt)
+        return _decoded(entry, decoder, learnt)
     except (ValueError, TypeError, RuntimeError, OverflowError, IndexError) as error:
         raise PackError(f"{entry.name!r:.60}: it cannot be decoded ({described(error)})") from error
 
 
-def _decoded(entry: Entry, code: bytes, learnt: Learnt) -> Tensor:
-    decoder = Decoder(code)
+def _decoded(entry: Entry, decoder: Decoder, learnt: Learnt) -> Tensor:
     if not entry.count and entry.form != "numbers":
         raise PackError(f"{entry.name!r:.60}: an empty tensor cannot have the form {entry.form!r:.20}")
     if entry.form == "numbers":
@@ -137,16 +138,14 @@ def _decoded(entry: Entry, code: bytes, learnt: Learnt) -> Tensor:
         tensor = torch.from_numpy(points).reshape(entry.shape).to(getattr(torch, entry.dtype))
     else:
         raise PackError(f"{entry.name!r:.60}: there is no form {entry.form!r:.20} for {entry.dtype}")
-    if zlib.crc32(bytes_of(tensor)) != entry.crc:
-        raise PackError(f"{entry.name!r:.60}: what its code says is not what was packed")
     return tensor
 
 
-def bytes_of(tensor: Tensor) -> bytes:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The tensor's memory, little-endian."""
     if not tensor.numel():
-        return b""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return memoryview(b"")
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def entropy(values: NDArray[np.integer[Any]]) -> float:
@@ -158,14 +157,13 @@ def entropy(values: NDArray[np.integer[Any]]) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _code_matrix(entry: Entry, values: NDArray[np.int32], learnt: Learnt) -> Coded:
-    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    mean = float(np.float32(max(float(np.abs(values).mean()) if values.size else 1.0, 1e-3)))
-    encoder = Encoder()
-    encode_matrix(encoder, learnt.integers, values, low, high, mean)
-    code = encoder.bytes()
-    entry = replace(entry, code=len(code), low=low, high=high, mean=mean)
-    return Coded(entry, code, values.size, entropy(values) * values.size, encoder.bits, True)
+def _code_matrix(entry: Entry, values: NDArray[np.int32], learnt: Learnt, encoder: Encoder) -> Coded:
+    low, high, mean = int(values.min()), int(values.max()), float(np.abs(values).mean())
+    entry = replace(entry, low=low, high=high, mean=float(np.float32(max(mean, 1e-3))))
+    before = encoder.size, encoder.bits
+    encode_matrix(encoder, learnt.integers, values, low, high, entry.mean)
+    size, model = encoder.size - before[0], encoder.bits - before[1]
+    return Coded(entry, size, values.size, entropy(values) * values.size, model, True)
 
 
 def _matrix(entry: Entry, count: int, decoder: Decoder, learnt: Learnt) -> NDArray[np.int32]:
