@@ -14,6 +14,7 @@ from torch import Tensor
 from tenfold.compress.pack.blocks import Blocks, opened
 from tenfold.compress.pack.container import LARGEST_STEP, Header, read_container, write_container
 from tenfold.compress.pack.tensors import (
+    QUANTISED,
     Coded,
     Learnt,
     code_indices,
@@ -84,7 +85,8 @@ def pack(
     that learns from their neighbours, places in tables of shared values under one of their own, all else by bytes.
     With `step` each float weight of two dimensions or more is rounded to a grid of step · (its standard deviation),
     each rounding weighed against its bits; what is unpacked then equals the rounded network. Weights that the folder
-    holds in coded form (`compress.coded`: sparse or shared) stay as they are. Raises `RecipeError` for a folder that is no saved network, `PackError`.
+    holds in coded form (`compress.coded`: sparse or shared), as integers or as packed codes stay as they are; a
+    folder without others is refused. Raises `RecipeError` for a folder that is no saved network, `PackError`.
     """
     folder, file = Path(folder), Path(file)
     if step is not None and not 1e-3 <= step <= 10:
@@ -92,6 +94,13 @@ def pack(
     structure = read_structure(folder / STRUCTURE)
     tensors = _read(folder / WEIGHTS)
     matrices, parts = packed_matrices(structure, tensors), stored_parts(structure, tensors)
+    if step is not None and not any(
+        _may_be_rounded(name, value) for name, value in tensors.items() if name not in parts
+    ):
+        raise PackError(
+            f"{folder} holds no float weights that a step could round (they are integers, sparse or shared "
+            f"already): pack it without a step"
+        )
     blocks, coded, at = Blocks(), [], 0
     total = sum(tensor.nbytes for tensor in tensors.values())
     for name, tensor in tensors.items():
@@ -213,12 +222,18 @@ def _coded(
         return code_packed(name, tensor, *matrix, learnt, encoder), tensor
     if tensor.dtype == torch.int8 and tensor.dim() > 1:
         return code_integers(name, tensor, learnt, encoder), tensor
-    if step is not None and tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel() >= SMALL:
+    if step is not None and _may_be_rounded(name, tensor):
         deviation = float(tensor.double().square().mean().sqrt())
         if not 0 < step * deviation <= LARGEST_STEP:
             raise PackError(f"{name}: its values are all zero, huge or not finite: there is no grid for them")
         return code_uniform(name, tensor, step * deviation, learnt, encoder)
     return code_numbers(name, tensor, learnt, encoder), tensor
+
+
+def _may_be_rounded(name: str, tensor: Tensor) -> bool:
+    """Whether it is a float weight; the scales of integers, which may be matrices too, are none."""
+    large = tensor.dim() > 1 and tensor.numel() >= SMALL
+    return large and tensor.is_floating_point() and not name.startswith(QUANTISED)
 
 
 def _report(coded: list[Coded], header: int, size: int, saved: int) -> PackReport:

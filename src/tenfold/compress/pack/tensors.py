@@ -27,6 +27,8 @@ from tenfold.compress.quantize import pack_codes, packed_bytes, unpack_codes
 from tenfold.errors import PackError
 from tenfold.naming import described
 
+QUANTISED = "int8."  # how the names of integer weights and their scales begin, by whatever technique
+
 
 @dataclass
 class Learnt:
@@ -57,8 +59,7 @@ def code_numbers(name: str, tensor: Tensor, learnt: Learnt, encoder: Encoder) ->
     data, size, bits = bytes_of(tensor).tobytes(), encoder.size, encoder.bits
     encode_numbers(encoder, learnt.numbers, dtype, data, SIZES[dtype], tensor.is_floating_point())
     entry = Entry(name, dtype, tuple(tensor.shape), "numbers")
-    # Every technique of quantisation keeps its scales, of two dimensions or fewer, under this name.
-    is_weight = tensor.dim() > 1 and not name.startswith("int8.")
+    is_weight = tensor.dim() > 1 and not name.startswith(QUANTISED)
     order0, bits, size = _byte_entropy(data, SIZES[dtype]), encoder.bits - bits, encoder.size - size
     return Coded(entry, size, tensor.numel(), order0, bits, is_weight)
 
