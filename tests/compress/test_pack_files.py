@@ -287,7 +287,9 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_the_commands_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_pack_and_unpack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = saved(tmp_path / "a", QuantizeWeights(5, PerChannel(), rounding=Nearest()))
 
     def run(*arguments: str) -> int:
@@ -304,5 +306,14 @@ def test_the_commands_pack_and_unpack(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
     assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b")) == 1
     assert "--overwrite" not in capsys.readouterr().out
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from torch import nn\n\ndef make():\n    return nn.Linear(64, 10)\n"
+    (tmp_path / "one_layer_to_pack.py").write_text(text)
+    assert run("pack", "one_layer_to_pack:make", str(tmp_path / "d.pack")) == 1
+    assert "does not take inputs of 1x3x224x224: give what it takes by --input" in capsys.readouterr().err
+    assert not (tmp_path / "d.pack").exists()
+    assert run("pack", "one_layer_to_pack:make", str(tmp_path / "d.pack"), "--input", "1x64") == 0
+    unpack(tmp_path / "d.pack", tmp_path / "d")
+    assert read_structure(tmp_path / "d/structure.json").inputs.zeros().shape == (1, 64)
     assert run("pack", str(folder), str(tmp_path / "c.pack"), "--bits", "4") == 1
     assert "--bits needs --data" in capsys.readouterr().err

@@ -24,7 +24,10 @@ def pack(
     ] = None,
     data: Data = None,
     image_size: ImageSize = None,
-    shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
+    shape: Annotated[
+        str | None,
+        typer.Option("--input", help="what it takes, as 1x3x224x224 or 1x128:int64; else as its kind says"),
+    ] = None,
     base: Base = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
     debug: Debug = False,
@@ -75,15 +78,28 @@ def unpack(
     out.print(f"{folder}: unpacked", soft_wrap=True, highlight=False)
 
 
-def _saved(network: str, shape: str, folder: Path) -> Path:
-    """The named network as a saved folder without steps."""
+def _saved(network: str, shape: str | None, folder: Path) -> Path:
+    """The named network as a saved folder without steps, with inputs that it was seen to take."""
     import torch
 
+    from tenfold.cli.inputs import read_inputs
     from tenfold.compress import load_network, save
-    from tenfold.search.quantities import dimensions
+    from tenfold.errors import NetworkError
+    from tenfold.naming import described
 
     model, name = load_network(network)
-    return save(folder, model, [], inputs=torch.zeros(dimensions(shape)), base=name)
+    inputs = read_inputs([shape] if shape is not None else [], model, network, None)
+    named = isinstance(inputs, dict)
+    try:
+        with torch.inference_mode():
+            model(**inputs) if named else model(*inputs)
+    except Exception as error:  # whatever the network raises for inputs that are none of its
+        tensors = inputs.values() if named else inputs
+        given = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors)
+        raise NetworkError(
+            f"{network} does not take inputs of {given}: give what it takes by --input ({described(error)})"
+        ) from error
+    return save(folder, model, [], inputs=inputs if named or len(inputs) > 1 else inputs[0], base=name)
 
 
 def _quantised(
