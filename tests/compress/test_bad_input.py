@@ -102,6 +102,19 @@ def test_examples_that_are_not_finite_are_told_by_the_layer_that_meets_them(tech
     assert str(told.value).endswith("hold such values")
 
 
+@pytest.mark.parametrize("technique", [Quantize(), Quantize(Mode.DYNAMIC), QuantizeWeights()], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_of_another_type_than_float32_are_told_by_it(
+    technique: Technique, dtype: torch.dtype
+) -> None:
+    task = task_of(drawn().to(dtype))
+    task.model.to(dtype)
+    told = f"conv1: its weight is {str(dtype)[6:]}, and only float32 is quantised"
+    assert [str(p)[: len(told)] for p in technique.preflight(task.model, task, Device())] == [told]
+    with pytest.raises(NetworkError, match=told):
+        technique.apply(task.model, task, Run())
+
+
 def test_gptq_ends_where_no_damping_would_do() -> None:
     with pytest.raises(NetworkError, match="NaN or infinity"):
         inverse_factor(torch.full((1, 3, 3), torch.nan), 0.01)

@@ -87,9 +87,7 @@ class Quantize:
         if target.runtime != "onnxruntime":
             text = f"INT8 runs in onnxruntime; {target.runtime} would compute its floats, slower than before"
             problems.append(Problem("", text))
-        if not any(isinstance(module, LAYERS) for module in model.modules()):
-            problems.append(Problem("", "it has no convolution and no linear layer to quantise"))
-        return problems
+        return problems + without_layers(model)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """The network over integers and scales, in PyTorch, and the quantiser of each tensor by name.
@@ -99,6 +97,7 @@ class Quantize:
         run's deadline.
         """
         check_finite(model)
+        check_type(model)
         run.progress(0.0, "quantize: tracing")
         module, plan, names = _planned(model, task.example(2), self.mode)
         examples = task.train.take(self.examples, seed=run.seed)
@@ -193,6 +192,32 @@ def check_finite(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
+
+
+def without_layers(model: nn.Module) -> list[Problem]:
+    """That there is no layer to quantise, or none of the type that is quantised, where that is so."""
+    if not any(isinstance(module, LAYERS) for module in model.modules()):
+        return [Problem("", "it has no convolution and no linear layer to quantise")]
+    try:
+        check_type(model)
+    except NetworkError as error:
+        return [Problem("", str(error))]
+    return []
+
+
+def check_type(model: nn.Module) -> None:
+    """Raise a `NetworkError` that names the first layer where no layer has weights of float32."""
+    weights = [
+        (name, module.weight.dtype)
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS) and isinstance(module.weight, torch.Tensor)
+    ]
+    if weights and all(dtype != torch.float32 for _, dtype in weights):
+        name, dtype = weights[0]
+        raise NetworkError(
+            f"{name or type(model).__name__}: its weight is {str(dtype).removeprefix('torch.')}, and only float32 is "
+            "quantised; convert the network and its data by .float()"
+        )
 
 
 def _batches(examples: Split, run: Run, work: str) -> Iterator[Inputs]:

@@ -21,7 +21,14 @@ from tenfold.compress.quantize.layer_inputs import matrix_of
 from tenfold.compress.quantize.layers import Layer, find_layers, leaders, readable, unshared
 from tenfold.compress.quantize.learned import round_by_learning
 from tenfold.compress.quantize.observe import Observer, check_values
-from tenfold.compress.quantize.quantizer import BATCH, LAYERS, check_finite, correction_inputs, is_quantized
+from tenfold.compress.quantize.quantizer import (
+    BATCH,
+    check_finite,
+    check_type,
+    correction_inputs,
+    is_quantized,
+    without_layers,
+)
 from tenfold.compress.quantize.ranges import fit_grid
 from tenfold.compress.quantize.rounding import (
     Gptq,
@@ -88,9 +95,7 @@ class QuantizeWeights:
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
         ]
-        if not any(isinstance(module, LAYERS) for module in model.modules()):
-            problems.append(Problem("", "it has no convolution and no linear layer to quantise"))
-        return problems
+        return problems + without_layers(model)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """The network over packed codes, and the bits of each layer by name.
@@ -99,6 +104,7 @@ class QuantizeWeights:
         deadline that has passed, `ExportError` for one that cannot be traced.
         """
         check_finite(model)
+        check_type(model)
         run.progress(0.0, "quantize-weights: tracing")
         module = captured(model, task.example(2))
         layers = quantizable(module)
