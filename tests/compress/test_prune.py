@@ -21,7 +21,7 @@ from tenfold.compress.prune import (
     importance,
     residual_blocks,
 )
-from tenfold.compress.recipe import Recipe, recipe_from
+from tenfold.compress.recipe import Recipe, apply_recipe, recipe_from
 from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Task
@@ -90,6 +90,16 @@ def test_a_target_is_met_closely(resnet: Task, scope: Scope) -> None:
         / ChannelGraph.of(resnet.model, resnet.zeros(2), verify=False).macs()
     )
     assert 0.34 < share <= 0.4
+
+
+def test_a_second_target_is_a_share_of_what_the_first_left(resnet: Task) -> None:
+    steps = [Prune(target_macs=share, criterion=Criterion.MAGNITUDE) for share in (0.6, 0.5)]
+    made, _ = apply_recipe(Recipe(tuple(steps)), resnet, Run())
+    share = (
+        ChannelGraph.of(made, resnet.zeros(2), verify=False).macs()
+        / ChannelGraph.of(resnet.model, resnet.zeros(2), verify=False).macs()
+    )
+    assert 0.2 < share <= 0.3
 
 
 def test_magnitude_keeps_the_largest_weights() -> None:

@@ -43,8 +43,9 @@ class Prune:
     `ratio` of the channels (heads, hidden units) of each inner family go; `residual` is the share of the residual
     streams' width that stays. `widths` sets the share that stays for families whose name matches a pattern (the
     first that matches counts). `blocks` are residual blocks to drop: their names, or how many of the least
-    sensitive. With `target_macs`, a share of the original's multiply-accumulates, `ratio` is found instead; with
-    `target_latency`, a share of the original's measured latency, it is found by measuring (`Run.latency`).
+    sensitive. With `target_macs`, a share of the multiply-accumulates, `ratio` is found instead; with
+    `target_latency`, a share of the measured latency, it is found by measuring (`Run.latency`). Shares are of what the
+    network has when it comes to this step: two halvings in a recipe leave a quarter.
     Numbers of channels are rounded to multiples of `round_to`. `examples` of the training data decide what
     matters, where the criterion or the choice of blocks needs data.
     """
