@@ -23,7 +23,7 @@ import torch
 from benchmarks.common import print_table, write_result
 from torch import nn
 
-from tenfold.compress.prune.lottery import Kind, lottery
+from tenfold.compress.prune import Kind, lottery
 from tenfold.data import Splits, load_data
 from tenfold.data.cifar10 import cifar10
 from tenfold.files import write_json

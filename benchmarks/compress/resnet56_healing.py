@@ -14,7 +14,7 @@ from benchmarks.training.jobs import MIX, VARIED
 from torch import Tensor, nn
 
 from tenfold.compress.layers import weighted_layers
-from tenfold.compress.prune.lottery import masked
+from tenfold.compress.prune.tickets import masked
 from tenfold.cost import profile
 from tenfold.data import Task
 from tenfold.training import (

@@ -34,7 +34,7 @@ from tenfold.compress import Run, load_network
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Criterion, Prune, Scope, Sparsify, TwoOfFour
 from tenfold.compress.prune.learned_scores import cubic
-from tenfold.compress.prune.lottery import masked, smaller
+from tenfold.compress.prune.tickets import masked, smaller
 from tenfold.compress.share import Scalar
 from tenfold.compress.share.codebooks import Looked, looked_up
 from tenfold.data import Splits, task_from

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tenfold.compress.layers import weighted_layers
-from tenfold.compress.prune.lottery import Kind, Ticket, lottery, masked
+from tenfold.compress.prune import Kind, Ticket, lottery
+from tenfold.compress.prune.tickets import masked
 from tenfold.data import Split
 from tenfold.errors import NetworkError
 from tenfold.training import Course, Sgd, TrainingRecipe

@@ -1,6 +1,6 @@
 """A course of training in stretches: the same steps, learning rates and orders of examples, from any step to any other.
 
-What comes back to an early state of a network (`compress.prune.lottery`) goes on from there as the first run did.
+What comes back to an early state of a network (`compress.prune.tickets`) goes on from there as the first run did.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from tenfold.compress.prune.importance import Criterion, Scores, importance
 from tenfold.compress.prune.narrowing import Narrowing
 from tenfold.compress.prune.pruning import Prune, Scope, channel_graph
 from tenfold.compress.prune.sparsify import Free, Saliency, Sparsify, TwoOfFour
+from tenfold.compress.prune.tickets import Kind, Ticket, lottery
 
 __all__ = [
     "Bypass",
@@ -14,6 +15,7 @@ __all__ = [
     "Family",
     "Free",
     "Kept",
+    "Kind",
     "Member",
     "Narrowing",
     "Prune",
@@ -21,10 +23,12 @@ __all__ = [
     "Scope",
     "Scores",
     "Sparsify",
+    "Ticket",
     "TwoOfFour",
     "block_sensitivity",
     "channel_graph",
     "drop_blocks",
     "importance",
+    "lottery",
     "residual_blocks",
 ]
