@@ -115,6 +115,17 @@ def test_weights_of_another_type_than_float32_are_told_by_it(
         technique.apply(task.model, task, Run())
 
 
+def test_obs_leaves_a_layer_that_is_never_called_and_says_so() -> None:
+    task = task_of(drawn())
+    task.model.unused = nn.Linear(8, 8)
+    assert OBS.preflight(task.model, task, Device()) == []
+    applied = OBS.apply(task.model, task, Run())
+    assert torch.equal(applied.model.unused.weight, task.model.unused.weight)
+    assert "no example reaches it" in applied.resolved["skipped"]["unused"]
+    assert list(applied.resolved["zeros"]) == ["conv1", "conv2", "fc"]
+    assert applied.resolved["sparsity"] == pytest.approx(0.5, abs=0.03)
+
+
 def test_gptq_ends_where_no_damping_would_do() -> None:
     with pytest.raises(NetworkError, match="NaN or infinity"):
         inverse_factor(torch.full((1, 3, 3), torch.nan), 0.01)

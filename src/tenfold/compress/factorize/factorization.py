@@ -153,6 +153,9 @@ class Factorize:
             return {}
         split = task.train.take(self.activations, seed=run.seed)
         hessians = input_hessians(model, split, {c.name: c.layer for c in found}, run)
+        for c in found:
+            if c.name not in hessians:
+                raise NetworkError(f"{c.name}: no example reaches it, so its inputs are not known")
         return {name: hessian[0] / 2 for name, hessian in hessians.items()}
 
     def _spectra(self, candidate: Candidate, moment: Tensor | None) -> Spectra:

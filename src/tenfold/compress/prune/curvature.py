@@ -88,7 +88,7 @@ def input_hessians(
     """For each layer H (groups, D, D) = 2·mean of x·xᵀ over all places, D weights of an output, in float64.
 
     The Hessian of the layer's own squared output error, the same for each of its outputs; where several layers share
-    the weight, of the errors of all.
+    the weight, of the errors of all. Layers that are never called on these examples have none.
     """
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -105,15 +105,12 @@ def input_hessians(
             seen.clear()
             done += len(targets)
             run.progress(done / len(split), "curvature of layers")
-    missing = [name for name in layers if name not in totals]
-    if missing:
-        raise NetworkError(f"{missing[0]}: the network never calls it, so its inputs are not known")
     for name, total in totals.items():
         if not bool(total.isfinite().all()):
             raise DataError(
                 f"{name}: its inputs hold NaN or inf, so the training data or the weights before it do"
             )
-    return {name: 2 * total / counts[name] for name, total in totals.items()}
+    return {name: 2 * totals[name] / counts[name] for name in layers if name in totals}
 
 
 @contextmanager

@@ -131,14 +131,15 @@ class Sparsify:
             learn_which_go(model, chosen, task, run, ratio=self.pattern.ratio, epochs=self.epochs)
         else:
             for stage in range(1, self.stages + 1):
-                self._cut(model, chosen, task, run, stage / self.stages)
+                for name in self._cut(model, chosen, task, run, stage / self.stages):
+                    skipped[name] = "no example reaches it, so OBS knows no inputs of it"
                 if self.epochs:
                     heal = Distill(epochs=self.epochs / self.stages)
                     applied = heal.apply(model, task, run)
                     model = applied.model
                     chosen, _ = self._chosen(model)
                     healed.append({"kept": applied.resolved["kept"], "loss": applied.resolved["loss"]})
-        weights = {name: layer.weight.detach() for name, layer in chosen.items()}
+        weights = {name: layer.weight.detach() for name, layer in chosen.items() if name not in skipped}
         return Applied(
             model.eval(),
             {
@@ -171,11 +172,12 @@ class Sparsify:
         return {name: layer for name, layer in found.items() if name not in odd}, odd
 
     @torch.no_grad()
-    def _cut(self, model: nn.Module, chosen: dict[str, Weighted], task: Task, run: Run, done: float) -> None:
-        """Set the weights that go by the share `done` of the work to zero, in place."""
+    def _cut(
+        self, model: nn.Module, chosen: dict[str, Weighted], task: Task, run: Run, done: float
+    ) -> list[str]:
+        """Set the weights that go by the share `done` of the work to zero, in place; the layers that cannot be judged."""
         if self.saliency is Saliency.OBS:
-            self._operate(model, chosen, task, run, done)
-            return
+            return self._operate(model, chosen, task, run, done)
         scores = self._scores(model, chosen, task, run)
         if isinstance(self.pattern, TwoOfFour):
             masks = {name: keep_two_of_four(score) for name, score in scores.items()}
@@ -187,6 +189,7 @@ class Sparsify:
                 masks = {name: keep_largest(score, ratio) for name, score in scores.items()}
         for name, mask in masks.items():
             chosen[name].weight.masked_fill_(~mask, 0.0)  # a product would leave zeros with a sign
+        return []
 
     def _scores(
         self, model: nn.Module, chosen: dict[str, Weighted], task: Task, run: Run
@@ -214,10 +217,15 @@ class Sparsify:
 
     def _operate(
         self, model: nn.Module, chosen: dict[str, Weighted], task: Task, run: Run, done: float
-    ) -> None:
-        """OBS, layer by layer, each on the inputs that it has in the network as it came."""
+    ) -> list[str]:
+        """OBS, layer by layer, each on the inputs that it has in the network as it came; the layers that have none."""
         hessians = input_hessians(model, task.train.take(self.examples, seed=run.seed), chosen, run)
-        for number, (name, layer) in enumerate(chosen.items()):
+        if not hessians:
+            raise NetworkError(
+                "no example reaches a linear layer or convolution, so OBS has nothing to judge by"
+            )
+        for number, name in enumerate(hessians):
+            layer = chosen[name]
             if run.seconds_left() <= 0:
                 raise NetworkError(f"Sparsify ran out of time at {name}: give it fewer layers or more time")
             weight = layer.weight.detach()
@@ -231,7 +239,8 @@ class Sparsify:
                 for part, hessian in zip(rows, hessians[name], strict=True)
             ]
             layer.weight.copy_(torch.cat(parts).to(weight.dtype).reshape(weight.shape))
-            run.progress((number + 1) / len(chosen), f"OBS of {name}")
+            run.progress((number + 1) / len(hessians), f"OBS of {name}")
+        return [name for name in chosen if name not in hessians]
 
 
 def obd(weight: Tensor, curvature: Tensor) -> Tensor:
