@@ -320,6 +320,17 @@ def test_layers_emptied_by_pruning_stay_empty_and_branches_that_start_at_zero_gr
         assert held == []
 
 
+def test_a_factor_that_is_emptied_stays_empty(resnet: Task) -> None:
+    model = copy.deepcopy(resnet.model)
+    model.fc = nn.Sequential(
+        nn.Linear(16, 16, bias=False), model.fc
+    )  # of a name that the task's network has not
+    with torch.no_grad():
+        model.fc[0].weight.copy_(torch.eye(16) + 1e-3)
+    emptied = Sparsify(Free(0.9999), epochs=1, layers=("fc.0",)).apply(model, resnet, Run())
+    assert emptied.resolved["sparsity"] == 1.0
+
+
 def test_sharing_in_some_layers_leaves_the_zeros_of_the_others(resnet: Task) -> None:
     steps = (Sparsify(Free(0.6)), Share(Scalar(3), epochs=2, layers=("inner.*",)))
     sparse = Sparsify(Free(0.6)).apply(resnet.model, resnet, Run()).model

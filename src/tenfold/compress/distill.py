@@ -167,6 +167,10 @@ class Distill:
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Heal a copy of `model`; keep the trained weights only if they answer held-out examples better."""
+        return self.taught(model, task, run)
+
+    def taught(self, model: nn.Module, task: Task, run: Run, *originals: nn.Module) -> Applied:
+        """`apply`, where layers that pruning emptied stay so: `originals` and the task's network still have them."""
         started = time.monotonic()
         deadline = min(run.deadline, math.inf if self.seconds is None else started + self.seconds)
         data = task.train if self.examples is None else task.train.take(self.examples)
@@ -250,7 +254,9 @@ class Distill:
                     "teacher_precision": str(teacher.precision),
                     "views": [view.value for view in views],
                 }
-            with held_zeros(student, task.model):  # what pruning set to zero is no weight any more
+            with held_zeros(
+                student, task.model, *originals
+            ):  # what pruning set to zero is no weight any more
                 try:
                     result = fit(
                         student, train, objective, epochs=epochs, until=deadline, steps=self.steps, seed=run.seed,

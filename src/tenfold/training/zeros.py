@@ -9,22 +9,22 @@ from torch import nn
 
 
 @contextmanager
-def held_zeros(model: nn.Module, original: nn.Module | None = None) -> Iterator[list[str]]:
+def held_zeros(model: nn.Module, *originals: nn.Module) -> Iterator[list[str]]:
     """While it lasts, zeros of weights get no gradient; yields the names of the weights that have some.
 
     Every rule of `optimizers` leaves a weight of zero that never had a gradient at zero. Any exact zero counts as
     pruned, however few there are: training makes none by itself, and where a network was built with some, or a
     half-precision file rounded some to zero, the few weights that do not move are no loss. A weight of one dimension
-    (a norm) is left alone, and so is one that is zero throughout (a branch that starts at zero), unless `original`,
-    the network before any pruning, has other values there.
+    (a norm) is left alone, and so is one that is zero throughout (a branch that starts at zero), unless one of the
+    `originals`, networks before pruning, has other values there.
     """
-    before = {} if original is None else dict(original.named_parameters(remove_duplicate=False))
+    before = [dict(original.named_parameters(remove_duplicate=False)) for original in originals]
     handles, names = [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or parameter.dim() < 2:
             continue
         kept = parameter.detach() != 0
-        emptied = name in before and bool(before[name].detach().any())
+        emptied = any(name in values and bool(values[name].detach().any()) for values in before)
         if not bool(kept.all()) and (emptied or bool(kept.any())):
             handles.append(parameter.register_hook(lambda gradient, kept=kept: gradient * kept))
             names.append(name)

@@ -111,7 +111,7 @@ class Sparsify:
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Permute if that helps, then choose, set to zero and heal, stage by stage."""
-        model = copy.deepcopy(model).eval()
+        given, model = model, copy.deepcopy(model).eval()
         chosen, skipped = self._chosen(model)
         if not chosen:
             raise NetworkError("no linear layer or convolution in floating point can be made sparse")
@@ -135,7 +135,7 @@ class Sparsify:
                     skipped[name] = "no example reaches it, so OBS knows no inputs of it"
                 if self.epochs:
                     heal = Distill(epochs=self.epochs / self.stages)
-                    applied = heal.apply(model, task, run)
+                    applied = heal.taught(model, task, run, given)
                     model = applied.model
                     chosen, _ = self._chosen(model)
                     healed.append({"kept": applied.resolved["kept"], "loss": applied.resolved["loss"]})
