@@ -12,7 +12,7 @@ Reading is safe (plain scalars, lists and mappings; no tags, no aliases), and an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,8 @@ def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple
     origins = {name: name for name in names_of(model)}
     known = origins.keys() == names_of(teacher)
     for index, technique in enumerate(recipe.steps):
-        progress = _part_of(run.progress, index, len(recipe.steps))
-        applied = technique.apply(
-            model, task, replace(run, progress=progress, origins=origins if known else None)
-        )
+        part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
+        applied = technique.apply(model, task, replace(part, origins=origins if known else None))
         model = applied.model
         origins = origins_after(origins, model, applied.renamed)
         steps.append(Step(technique, applied.resolved))
@@ -200,8 +198,3 @@ def origins_after(origins: Mapping[str, str], model: nn.Module, renamed: Mapping
     """
     formerly = {name: renamed.get(name, name) for name in names_of(model)}
     return {name: origins[former] for name, former in formerly.items() if former in origins}
-
-
-def _part_of(progress: Callable[[float, str], None], index: int, number: int) -> Callable[[float, str], None]:
-    """The progress of one step out of `number`, as a part of the whole."""
-    return lambda fraction, text: progress((index + fraction) / number, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -75,6 +75,12 @@ class Run:
     def seconds_left(self) -> float:
         """Seconds until the deadline (infinite without one)."""
         return self.deadline - time.monotonic()
+
+    def part(self, start: float, end: float) -> Run:
+        """The same run for a part of the work: what it says from 0 to 1 is told as from `start` to `end`."""
+        return replace(
+            self, progress=lambda fraction, text: self.progress(start + (end - start) * fraction, text)
+        )
 
     def place(self, model: nn.Module) -> torch.device:
         """Where `model` is to be trained."""

@@ -20,6 +20,8 @@ from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
 
+GATHERING = 0.3  # share of the work, as it is told: of seeing what inputs matter
+
 
 @dataclass(frozen=True)
 class Factorize:
@@ -88,7 +90,9 @@ class Factorize:
         found, skipped = self._candidates(model, task)
         for text in self._out_of_reach(found):
             raise NetworkError(text)
-        moments = self._moments(model, found, task, run)
+        begun = GATHERING if self.activations else 0.0
+        moments = self._moments(model, found, task, run.part(0.0, begun))
+        run = run.part(begun, 1.0)
         spectra: dict[str, Spectra] = {}
         for done, candidate in enumerate(found):
             if run.seconds_left() <= 0:

@@ -25,6 +25,8 @@ from tenfold.errors import NetworkError
 
 OBS_ROUNDS = 8
 
+ORDERING, CUTTING = 0.2, 0.1  # shares of the work, as it is told: of permuting, of choosing before healing
+
 
 class Saliency(Enum):
     """What a weight's removal is taken to cost."""
@@ -116,26 +118,36 @@ class Sparsify:
         if not chosen:
             raise NetworkError("no linear layer or convolution in floating point can be made sparse")
         reordered: list[str] = []
+        begun = 0.0  # share of the work
         if isinstance(self.pattern, TwoOfFour) and self.pattern.permute:
             try:
                 graph = channel_graph(model, task.zeros(TRACED_BATCH), run)
             except NetworkError as error:
                 skipped["permutation"] = str(error)
             else:
-                example = task.example(TRACED_BATCH)
-                model, reordered = permuted(model, graph, chosen, example, lambda: run.seconds_left() > 0)
+                example, begun = task.example(TRACED_BATCH), ORDERING
+                tell = run.part(0.0, begun).progress
+                model, reordered = permuted(
+                    model, graph, chosen, example, lambda: run.seconds_left() > 0,
+                    lambda share, name: tell(share, f"order of {name}"),
+                )  # fmt: skip
                 chosen, _ = self._chosen(model)
         healed: list[Json] = []
         if self.saliency is Saliency.MOVEMENT:
             assert isinstance(self.pattern, Free)  # `__post_init__` saw to it
-            learn_which_go(model, chosen, task, run, ratio=self.pattern.ratio, epochs=self.epochs)
+            learn_which_go(
+                model, chosen, task, run.part(begun, 1.0), ratio=self.pattern.ratio, epochs=self.epochs
+            )
         else:
+            each = (1.0 - begun) / self.stages
             for stage in range(1, self.stages + 1):
-                for name in self._cut(model, chosen, task, run, stage / self.stages):
+                start, end = begun + (stage - 1) * each, begun + stage * each
+                cut = start + (CUTTING if self.epochs else 1.0) * each
+                for name in self._cut(model, chosen, task, run.part(start, cut), stage / self.stages):
                     skipped[name] = "no example reaches it, so OBS knows no inputs of it"
                 if self.epochs:
                     heal = Distill(epochs=self.epochs / self.stages)
-                    applied = heal.taught(model, task, run, given)
+                    applied = heal.taught(model, task, run.part(cut, end), given)
                     model = applied.model
                     chosen, _ = self._chosen(model)
                     healed.append({"kept": applied.resolved["kept"], "loss": applied.resolved["loss"]})
@@ -219,7 +231,9 @@ class Sparsify:
         self, model: nn.Module, chosen: dict[str, Weighted], task: Task, run: Run, done: float
     ) -> list[str]:
         """OBS, layer by layer, each on the inputs that it has in the network as it came; the layers that have none."""
-        hessians = input_hessians(model, task.train.take(self.examples, seed=run.seed), chosen, run)
+        examples = task.train.take(self.examples, seed=run.seed)
+        hessians = input_hessians(model, examples, chosen, run.part(0.0, 0.5))
+        run = run.part(0.5, 1.0)
         if not hessians:
             raise NetworkError(
                 "no example reaches a linear layer or convolution, so OBS has nothing to judge by"

@@ -28,6 +28,7 @@ from tenfold.data import Split, Task
 from tenfold.errors import NetworkError, RecipeError
 
 BATCH = 32
+UNTRAINED = 0.4  # share of the work before training, as it is told
 CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -98,6 +99,8 @@ class Quantize:
         """
         check_finite(model)
         check_type(model)
+        before = UNTRAINED if self.epochs else 1.0
+        whole, run = run, run.part(0.0, before)
         run.progress(0.0, "quantize: tracing")
         module, plan, names = _planned(model, task.example(2), self.mode)
         examples = task.train.take(self.examples, seed=run.seed)
@@ -128,7 +131,7 @@ class Quantize:
             )
         trained = None
         if self.epochs:
-            trained = asdict(train_static(module, task, run, self.epochs))
+            trained = asdict(train_static(module, task, whole.part(before, 1.0), self.epochs))
             affines = {
                 name: replace(a, scale=float(attribute(module, f"{ROOT}.{name}.scale")))
                 for name, a in affines.items()
@@ -143,7 +146,7 @@ class Quantize:
             "embeddings": tables,
             "tensors": {n: {"scale": a.scale, "zero_point": a.zero_point} for n, a in affines.items()},
         }
-        run.progress(1.0, "quantize: done")
+        whole.progress(1.0, "quantize: done")
         return Applied(module, resolved)
 
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:

@@ -23,6 +23,7 @@ from tenfold.compress.quantize.learned import round_by_learning
 from tenfold.compress.quantize.observe import Observer, check_values
 from tenfold.compress.quantize.quantizer import (
     BATCH,
+    UNTRAINED,
     check_finite,
     check_type,
     correction_inputs,
@@ -105,6 +106,8 @@ class QuantizeWeights:
         """
         check_finite(model)
         check_type(model)
+        before = UNTRAINED if self.epochs else 1.0
+        whole, run = run, run.part(0.0, before)
         run.progress(0.0, "quantize-weights: tracing")
         module = captured(model, task.example(2))
         layers = quantizable(module)
@@ -137,8 +140,8 @@ class QuantizeWeights:
         walk.run(partial(ROUND[type(self.rounding)], fit=fit, rounding=self.rounding))
         trained = None
         if self.epochs:
-            trained = asdict(train_aware(module, targets, task, run, self.epochs))
-        run.progress(1.0, "quantize-weights: done")
+            trained = asdict(train_aware(module, targets, task, whole.part(before, 1.0), self.epochs))
+        whole.progress(1.0, "quantize-weights: done")
         shapes = {name: matrix_of(weights[name], layer.axis).shape for name, layer in layers.items()}
         resolved: Json = {
             "bias_correction": self.bias_correction,

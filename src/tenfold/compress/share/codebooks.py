@@ -20,6 +20,7 @@ from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError
 
+CLUSTERING = 0.2  # share of the work, as it is told, where tables are fine-tuned
 SPARSE_FROM = 0.2  # share of zeros from which they are kept beside the table; fewer are not worth a bitmap
 
 
@@ -97,10 +98,12 @@ class Share:
             raise NetworkError("no layer has weights that could share values")
         tables: dict[str, Looked] = {}
         errors: dict[str, float] = {}
+        share = CLUSTERING if self.epochs else 1.0
+        clustering = run.part(0.0, share)
         for done, (name, layer) in enumerate(chosen.items()):
             if run.seconds_left() <= 0:
                 raise NetworkError(f"Share ran out of time at {name}: give it fewer layers or more time")
-            run.progress(done / len(chosen), f"values of {name}")
+            clustering.progress(done / len(chosen), f"values of {name}")
             weight = layer.weight.detach()
             tables[name] = Looked.of(name, weight, self.codebook, run.seed)
             lost = (tables[name](weight) - weight).square().sum() / weight.square().sum().clamp_min(1e-30)
@@ -108,7 +111,7 @@ class Share:
         healed = None
         with looked_up(model, chosen, tables):
             if self.epochs:
-                healed = asdict(heal(model, task, run, self.epochs))
+                healed = asdict(heal(model, task, run.part(share, 1.0), self.epochs))
         return Applied(
             model.eval(),
             {
