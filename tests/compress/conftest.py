@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pack_networks import saved
 
-from tenfold.compress.pack import pack
+from tenfold.compress.packing import pack
 from tenfold.compress.quantize import Nearest, PerChannel, QuantizeWeights
 
 

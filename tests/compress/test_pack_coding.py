@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tenfold.compress.pack.coder import Decoder, Encoder
-from tenfold.compress.pack.contexts import LIMIT, TILE, Tables, decode_matrix, encode_matrix
-from tenfold.compress.pack.planes import (
+from tenfold.compress.packing.coder import Decoder, Encoder
+from tenfold.compress.packing.contexts import LIMIT, TILE, Tables, decode_matrix, encode_matrix
+from tenfold.compress.packing.planes import (
     PlaneTables,
     decode_indices,
     decode_numbers,
     encode_indices,
     encode_numbers,
 )
-from tenfold.compress.pack.tensors import entropy
-from tenfold.compress.pack.uniform import rounded
+from tenfold.compress.packing.tensors import entropy
+from tenfold.compress.packing.uniform import rounded
 
 pytest.importorskip("constriction")
 

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tenfold.compress import pack, save, unpack
-from tenfold.compress.pack import blocks
-from tenfold.compress.pack.container import DIGEST, HEAD, SIZES, VERSION, WORKING
+from tenfold.compress.packing import blocks
+from tenfold.compress.packing.container import DIGEST, HEAD, SIZES, VERSION, WORKING
 from tenfold.errors import PackError
 
 pytest.importorskip("constriction")
@@ -201,9 +201,9 @@ def test_decoding_takes_no_more_memory_than_is_claimed_for_it(
     """What is allocated in a fresh process, by its own account: no Python counter sees what PyTorch takes."""
     script = (
         "import json, sys, torch\n"
-        "from tenfold.compress.pack.coder import Decoder\n"
-        "from tenfold.compress.pack.container import Entry\n"
-        "from tenfold.compress.pack.tensors import Learnt, decoded\n"
+        "from tenfold.compress.packing.coder import Decoder\n"
+        "from tenfold.compress.packing.container import Entry\n"
+        "from tenfold.compress.packing.tensors import Learnt, decoded\n"
         "def peak():\n"
         "    return 1024 * int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
         "def decode(count):\n"

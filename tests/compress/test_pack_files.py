@@ -16,7 +16,7 @@ from torch import nn
 
 from tenfold.cli import main
 from tenfold.compress import load, pack, save, unpack
-from tenfold.compress.pack.blocks import LEAST
+from tenfold.compress.packing.blocks import LEAST
 from tenfold.compress.quantize import Nearest, PerChannel, PerGroup, Quantize, QuantizeWeights
 from tenfold.compress.registry import technique_class
 from tenfold.compress.saved import save_tensors

@@ -1,6 +1,6 @@
 """Techniques: each turns a network into a cheaper one. Recipes, saving and loading."""
 
-from tenfold.compress.pack import PackReport, pack, unpack
+from tenfold.compress.packing import PackReport, pack, unpack
 from tenfold.compress.recipe import (
     Recipe,
     Step,

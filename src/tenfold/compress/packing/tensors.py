@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tenfold.compress.coded import MOST_BITS, pack_bits, unpack_bits
-from tenfold.compress.pack.coder import Decoder, Encoder
-from tenfold.compress.pack.container import SIZES, Entry
-from tenfold.compress.pack.contexts import LIMIT, Tables, decode_matrix, encode_matrix
-from tenfold.compress.pack.planes import (
+from tenfold.compress.packing.coder import Decoder, Encoder
+from tenfold.compress.packing.container import SIZES, Entry
+from tenfold.compress.packing.contexts import LIMIT, Tables, decode_matrix, encode_matrix
+from tenfold.compress.packing.planes import (
     PlaneTables,
     decode_indices,
     decode_numbers,
     encode_indices,
     encode_numbers,
 )
-from tenfold.compress.pack.uniform import Uniform, rounded
+from tenfold.compress.packing.uniform import Uniform, rounded
 from tenfold.compress.quantize import pack_codes, packed_bytes, unpack_codes
 from tenfold.errors import PackError
 from tenfold.naming import described

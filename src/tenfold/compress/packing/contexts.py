@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.compress.pack.coder import Decoder, Encoder, Symbols, Table
+from tenfold.compress.packing.coder import Decoder, Encoder, Symbols, Table
 
 LIMIT = 512  # magnitudes of integers end here
 TILE = 2048  # integers that are coded under one state of the tables

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from tenfold.compress.pack.coder import Decoder, Encoder
-from tenfold.compress.pack.container import Block, Entry
-from tenfold.compress.pack.tensors import Learnt, bytes_of, decoded
+from tenfold.compress.packing.coder import Decoder, Encoder
+from tenfold.compress.packing.container import Block, Entry
+from tenfold.compress.packing.tensors import Learnt, bytes_of, decoded
 from tenfold.errors import PackError
 
 LEAST = 1 << 16  # bytes of code that end a block with the tensor at hand; its last words are 0.01% of that

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tenfold.compress.pack.blocks import Blocks, opened
-from tenfold.compress.pack.container import LARGEST_STEP, Header, read_container, write_container
-from tenfold.compress.pack.tensors import (
+from tenfold.compress.packing.blocks import Blocks, opened
+from tenfold.compress.packing.container import LARGEST_STEP, Header, read_container, write_container
+from tenfold.compress.packing.tensors import (
     QUANTISED,
     Coded,
     Learnt,

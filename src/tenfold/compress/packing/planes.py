@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tenfold.compress.pack.coder import Decoder, Encoder, Symbols, Table
+from tenfold.compress.packing.coder import Decoder, Encoder, Symbols, Table
 
 FIRST, LARGEST = 16, 1 << 14  # bytes coded under one state of a table: at first, and in the end
 MEMORY = 1 << 16
