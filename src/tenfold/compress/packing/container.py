@@ -56,9 +56,9 @@ WORKING = {"numbers": 5, "codes": 16, "indices": 12, "integers": 8, "uniform": 3
 class Entry:
     """One tensor: its name, type and shape, and how its code is to be read.
 
-    `form` is "numbers" (kept to the last bit), "codes" (packed codes of `bits` bits, a matrix of `rows`), "integers"
-    (int8), "indices" (places of `bits` bits in a table of values) or "uniform" (floats on a uniform grid). `low`, `high`, `mean` belong to the model of integers, `step` and
-    `shifts` to the grid.
+    `form` is "numbers" (kept to the last bit), "codes" (packed codes of `bits` bits, a matrix of `rows`),
+    "integers" (int8), "indices" (places of `bits` bits in a table of values) or "uniform" (floats on a uniform
+    grid). `low`, `high`, `mean` belong to the model of integers, `step` and `shifts` to the grid.
     """
 
     name: str

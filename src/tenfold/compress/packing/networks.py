@@ -38,11 +38,12 @@ SMALL = 256  # a tensor of fewer numbers is never rounded
 class PackReport:
     """What a packed file holds and what it costs. Everything is charged: bits a weight come with the figure's name.
 
-    `weights` are the numbers of all matrices and kernels, in whatever form the folder holds them, or, where there are
-    none, all. `order0` is H₀, the entropy of their histograms, tensor by tensor; `model` the cross-entropy of the
-    adaptive model; `achieved` the bits of their codes in the file; all in bits a weight. `charged` is the whole file
-    over `weights`. `coder_bytes` is what all codes take above the models' cross-entropy. `rest_bytes` are the codes of all other tensors (scales, biases, tables of shared values),
-    `header_bytes` what comes before the codes.
+    `weights` are the numbers of all matrices and kernels, in whatever form the folder holds them, or, where there
+    are none, all. `order0` is H₀, the entropy of their histograms, tensor by tensor; `model` the cross-entropy of
+    the adaptive model; `achieved` the bits of their codes in the file; all in bits a weight. `charged` is the whole
+    file over `weights`. `coder_bytes` is what all codes take above the models' cross-entropy. `rest_bytes` are the
+    codes of all other tensors (scales, biases, tables of shared values), `header_bytes` what comes before the
+    codes.
     """
 
     weights: int
@@ -172,9 +173,9 @@ def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[st
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor that holds a part of another one's coded form: the bits of its places in a table or of a bitmap, if it
-    holds those, and the numbers of the other that it is counted as, so that all parts together are counted as many as there are.
-    A table is no weights but what their codes mean.
+    """A tensor that holds a part of another one's coded form: the bits of its places in a table or of a bitmap, if
+    it holds those, and the numbers of the other that it is counted as, so that all parts together are counted as
+    many as there are. A table is no weights but what their codes mean.
 
     The last byte of places or of a bitmap may have room for up to 7 more, which are counted too: no file tells."""
 

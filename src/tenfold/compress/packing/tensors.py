@@ -40,8 +40,9 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Coded:
-    """A tensor's entry and the bytes by which it made the block's code longer, with what the report needs: how many numbers of the network it stands for, its
-    order-0 and model bits, and whether it holds weights (else scales, biases, tables of shared values)."""
+    """A tensor's entry and the bytes by which it made the block's code longer, with what the report needs: how many
+    numbers of the network it stands for, its order-0 and model bits, and whether it holds weights (else scales,
+    biases, tables of shared values)."""
 
     entry: Entry
     code: int
