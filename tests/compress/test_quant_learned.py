@@ -301,7 +301,7 @@ def test_values_out_of_range_are_refused(wrong: object) -> None:
 
 
 def test_a_dynamic_network_has_no_steps_to_learn() -> None:
-    with pytest.raises(RecipeError, match="static mode"):
+    with pytest.raises(ValueError, match="static mode"):
         Quantize(Mode.DYNAMIC, epochs=1.0)
 
 

@@ -77,19 +77,21 @@ def _run(interpreter: fx.Interpreter, inputs: Inputs) -> Any:
     return interpreter.run(*placeholders(interpreter.graph, inputs).values(), enable_io_processing=False)
 
 
+def require_finite(name: str, values: Tensor) -> None:
+    """Raise a `NetworkError` where what this layer computes on the calibration examples is not finite."""
+    if not bool(torch.isfinite(values).all()):
+        raise NetworkError(
+            f"{name}: it computes NaN or infinity on the calibration examples, so these examples or the "
+            "weights before it hold such values"
+        )
+
+
 def check_values(
     module: fx.GraphModule, names: Mapping[fx.Node, str], batches: Callable[[], Iterable[Inputs]]
 ) -> None:
     """Raise a `NetworkError` that names the first of these nodes whose values are not finite on the examples."""
 
-    def check(node: fx.Node, value: Tensor) -> None:
-        if not bool(torch.isfinite(value).all()):
-            raise NetworkError(
-                f"{names[node]}: it computes NaN or infinity on the calibration examples, so these examples or the "
-                "weights before it hold such values"
-            )
-
-    watch = Watch(module, names, check)
+    watch = Watch(module, names, lambda node, value: require_finite(names[node], value))
     for inputs in batches():
         watch.watch(inputs)
 
@@ -104,9 +106,9 @@ def observe(
     ranges: dict[fx.Node, tuple[float, float]] = {}
 
     def widen(node: fx.Node, value: Tensor) -> None:
-        low, high = (float(v) for v in torch.aminmax(value))
-        if not (low > -float("inf") and high < float("inf")):  # also false for NaN
-            raise NetworkError(f"{names[node]}: it computes NaN or infinity on the calibration examples")
+        ends = torch.stack(torch.aminmax(value))
+        require_finite(names[node], ends)
+        low, high = ends.tolist()
         old = ranges.get(node, (low, high))
         ranges[node] = (min(old[0], low), max(old[1], high))
 

@@ -18,7 +18,7 @@ from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.insert import ROOT, insert_dynamic, insert_static
 from tenfold.compress.quantize.layers import convolution_arguments, unshared
 from tenfold.compress.quantize.naming import stable_names
-from tenfold.compress.quantize.observe import Observer, check_values, observe
+from tenfold.compress.quantize.observe import Observer, check_values, observe, require_finite
 from tenfold.compress.quantize.plan import Plan, make_plan
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.tables import insert_tables
@@ -104,14 +104,10 @@ class Quantize:
         run.progress(0.0, "quantize: tracing")
         module, plan, names = _planned(model, task.example(2), self.mode)
         examples = task.train.take(self.examples, seed=run.seed)
-        run.progress(0.1, "quantize: trying the examples")
-        read = {layer.node: names[layer.node] for layer in plan.layers}
-        if self.mode is Mode.STATIC:
-            read |= {node: names[node] for node in plan.tensors.values()}
-        check_values(module, read, lambda: _batches(examples, run, "quantize: trying the examples"))
         bits = self.weight_bits or (8 if has_int8_dot_product() else 7)
         few, equalized = correction_inputs(module.graph, examples), {}
         if self.equalize:
+            check_values(module, {layer.node: names[layer.node] for layer in plan.layers}, lambda: [few])
             equalized = equalize(module, unshared(module.graph, plan.layers), few)
         affines: dict[str, Affine] = {}
         if self.mode is Mode.STATIC:
@@ -122,6 +118,8 @@ class Quantize:
         run.require_time("quantize: tracing and calibrating")
         if self.bias_correction:
             means = {names[n]: m for n, m in output_means(module, layers, few).items()}
+            for name, mean in means.items():
+                require_finite(name, mean)
         module, computed = _inserted(module, plan, names, self.mode, affines, bits, self.bias_correction)
         module, tables = insert_tables(module, ROOT, None if self.embeddings else [])
         if self.bias_correction:
