@@ -108,7 +108,7 @@ def first_layers(task: Task) -> nn.Module:
     gone = []
     for _, layers in stacks_of(model):
         gone += layers[max(1, round(0.667 * len(layers))) :]
-    return HEAL.apply(without(model, gone), task, Run(teacher=task.model)).model
+    return HEAL.apply(without(model, gone)[0], task, Run(teacher=task.model)).model
 
 
 def plain(bits: int) -> QuantizeWeights:

@@ -100,6 +100,10 @@ UNIFORM = {"type": "Free", "scope": "uniform"}
         ((SHARE, SPARSIFY | {"saliency": "obs", "pattern": UNIFORM}), "saliency obs moves the weights"),
         ((SHARE | {"codebook": {"type": "Product"}}, SPARSIFY), "zeros within shared vectors"),
         ((TWO_OF_FOUR, PRUNE), "not two of four any more; put prune before sparsify"),
+        (
+            (TWO_OF_FOUR, PRUNE | {"ratio": 0.0, "residual": 0.5}),
+            "not two of four any more; put prune before sparsify",
+        ),
         ((TWO_OF_FOUR, SPARSIFY, PRUNE | {"ratio": 0.0, "target_macs": 0.5}), "put prune before sparsify"),
     ],
 )

@@ -130,6 +130,29 @@ def test_shared_values_are_few_and_stored_as_indices(task: Task, tmp_path: Path)
         assert torch.equal(loaded(task.example(8)), made(task.example(8)))
 
 
+@pytest.mark.parametrize(("ratio", "bits"), [(0.05, 4), (0.15, 2)])
+def test_few_zeros_stay_and_are_one_of_the_values(task: Task, ratio: float, bits: int) -> None:
+    sparse = Sparsify(Free(ratio, Scope.UNIFORM)).apply(task.model, task, Run()).model
+    shared = Share(Scalar(bits), epochs=1).apply(sparse, task, Run()).model
+    layers = weighted_layers(shared)
+    assert layers
+    for name, layer in weighted_layers(sparse).items():
+        before, after = layer.weight == 0, layers[name].weight
+        assert bool(before.any())
+        assert bool((after[before] == 0).all())
+        if before.numel() >= 2 * 2**bits:
+            assert len(after.unique()) <= 2**bits
+
+
+def test_vectors_are_refused_for_sparse_weights_before_any_work(task: Task) -> None:
+    sparse = Sparsify(Free(0.7)).apply(task.model, task, Run()).model
+    problems = Share(Product(2, 4)).preflight(sparse, task, Device())
+    assert problems
+    assert all("would fill their zeros" in str(problem) for problem in problems)
+    with pytest.raises(RecipeError, match="would fill their zeros"):
+        Recipe((Sparsify(Free(0.7)), Share(Product(2, 4))))
+
+
 def test_fine_tuned_values_stay_shared_zeros_stay_and_the_loss_falls(task: Task) -> None:
     for codebook in (Scalar(1), Product(4, 8)):
         applied = Share(codebook, epochs=8).apply(task.model, task, Run())

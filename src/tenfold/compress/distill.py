@@ -86,7 +86,8 @@ class Distill:
     them. `hidden` names pairs (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find
     them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
     the run after so many, on the way to the `epochs` that the learning rate falls along. With `alpha` 0 no label is
-    read, so the data need none; a teacher of several networks is `training.Ensemble`.
+    read, so the data need none; a teacher of several networks is `training.Ensemble`. An example of `task.train` is to
+    be the same whenever it is read: its answers are kept, and on a GPU the example too.
     """
 
     seconds: float | None = None
@@ -175,14 +176,11 @@ class Distill:
         deadline = min(run.deadline, math.inf if self.seconds is None else started + self.seconds)
         data = task.train if self.examples is None else task.train.take(self.examples)
         train, held = held_out(data)
-        batch_size = batch_for(
-            len(train),
-            self.batch_size,
-            training_bytes(task.model, task.zeros(1)),
-        )
+        bytes_each = training_bytes(task.model, task.zeros(1))
+        batch_size = batch_for(len(train), self.batch_size, bytes_each)
         home, place = device_of(model), run.place(model)
         train = self._at_hand(task.train, train, place, run)
-        asked_together = batch_size * (1 if place.type == "cpu" else STEPS_ASKED_TOGETHER)
+        together = asked_together(place, batch_size, bytes_each)
         student = copy.deepcopy(model).eval().to(place)
         original = task.model if run.teacher is None else run.teacher
         keeper = self._keeper(student, train, run, batch_size)
@@ -190,12 +188,7 @@ class Distill:
         asked = decided.get("teacher_precision", self.teacher_precision)
         trials_end = started + TRIALS_SHARE * (deadline - started)
         teacher = teacher_outputs(
-            original,
-            train,
-            run,
-            asked_together,
-            None if asked is None else Precision.named(asked),
-            trials_end,
+            original, train, run, together, None if asked is None else Precision.named(asked), trials_end
         )
         judge = teacher_outputs(original, held, run, batch_size, teacher.precision)
         chosen = decided.get("precision", self.precision)
@@ -246,6 +239,7 @@ class Distill:
                 # same network again, on whatever machine.
                 fitting = passes_within(deadline, student, train, objective, run.seed, precise)
                 epochs = fitting if self.epochs is None else min(self.epochs, fitting)
+                precise["graph"] = True  # as it was timed
             if keeper is not None:
                 keeper.also = teacher.save
                 keeper.decided = {
@@ -443,6 +437,14 @@ def batch_for(examples: int, largest: int, bytes_each: float = 0.0) -> int:
     few = max(SMALLEST_BATCH, examples // FEW_STEPS)
     many = max(SMALL_BATCH, examples // MANY_STEPS)
     return min(largest, examples, few, many, max(SMALLEST_BATCH, fitting))
+
+
+def asked_together(place: torch.device, batch_size: int, bytes_each: float) -> int:
+    """How many examples the teacher answers at once: more than a step shows on a GPU, as far as they fit as a batch."""
+    if place.type == "cpu":
+        return batch_size
+    fitting = BATCH_BYTES / bytes_each if bytes_each > 0 else math.inf
+    return int(max(batch_size, min(STEPS_ASKED_TOGETHER * batch_size, fitting)))
 
 
 def training_bytes(model: nn.Module, example: Inputs) -> float:

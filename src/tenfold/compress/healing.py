@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tenfold.compress.distill import Distill, batch_for, held_out, teacher_outputs, training_bytes
+from tenfold.compress.distill import (
+    Distill,
+    asked_together,
+    batch_for,
+    held_out,
+    teacher_outputs,
+    training_bytes,
+)
 from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.errors import OutOfTime
@@ -50,11 +57,12 @@ def heal(
     settings: Distill | None = None,
     optimizer: OptimizerSettings | None = None,
     moves: bool = True,
+    graph: bool | None = None,
 ) -> Healed:
     """Teach `model` in place, for `epochs` passes, to answer as the teacher does; `Distill` with its usual settings.
 
     `settings` and `optimizer` are others than the usual. It trains where the run says, unless the model holds tensors
-    that are neither parameters nor buffers (`moves` is False). Whatever requires gradients is trained but zeros of
+    that are neither parameters nor buffers (`moves` is False). `graph` is as in `fit`. Whatever requires gradients is trained but zeros of
     pruned weights, which stay. Unless `keep_always`, weights that answer held-out examples worse than before are not
     kept.
 
@@ -65,13 +73,11 @@ def heal(
     place = run.place(model) if moves else device_of(model)
     train, held = held_out(task.train)
     asked = None if settings.teacher_precision is None else Precision.named(settings.teacher_precision)
-    batch_size = batch_for(
-        len(train),
-        settings.batch_size,
-        training_bytes(task.model, task.zeros(1)),
-    )
+    bytes_each = training_bytes(task.model, task.zeros(1))
+    batch_size = batch_for(len(train), settings.batch_size, bytes_each)
     with placed(model, place):
-        teacher = teacher_outputs(original, train, run, batch_size, asked, device=place)
+        together = asked_together(place, batch_size, bytes_each)
+        teacher = teacher_outputs(original, train, run, together, asked, device=place)
         judge = teacher_outputs(original, held, run, batch_size, teacher.precision, device=place)
         precision = (
             fastest_precision(model, train.select(range(batch_size))[0])
@@ -101,6 +107,7 @@ def heal(
                     seed=run.seed,
                     precision=precision,
                     hold_norms=True,
+                    graph=graph,
                     progress=run.progress,
                 )
         finally:

@@ -44,9 +44,16 @@ def _sparsify_after_share(share: Any, sparsify: Any) -> str:
 
 def _prune_after_sparsify(sparsify: Any, prune: Any) -> str:
     """Channels that go close ranks; whole blocks may go."""
-    cuts = prune.ratio or prune.widths or prune.target_macs or prune.target_latency
+    cuts = prune.ratio or prune.residual < 1 or prune.widths or prune.target_macs or prune.target_latency
     if cuts and type(sparsify.pattern).__name__ == "TwoOfFour":
         return "without some of its input channels a layer is not two of four any more; put prune before sparsify"
+    return ""
+
+
+def _share_after_sparsify(sparsify: Any, share: Any) -> str:
+    """Vectors know no zeros."""
+    if share.codebook.length > 1:
+        return "vectors shared by sparse weights would fill their zeros; give share the codebook Scalar"
     return ""
 
 
@@ -58,6 +65,7 @@ TECHNIQUES: dict[str, Entry] = {
             "factorize": "the factors of a sparse weight are dense",
             "tie": "the mean of layers with zeros in different places is dense",
             "prune": _prune_after_sparsify,
+            "share": _share_after_sparsify,
         },
     ),
     "share": Entry(

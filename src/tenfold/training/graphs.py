@@ -7,6 +7,7 @@ data and any objective.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,8 @@ def graphed(
 
     `inputs` are an example of those to come, on the network's device; what has another shape runs plainly. So does
     everything on other devices, in networks with hooks, in networks that draw random numbers (dropout), and in those
-    whose graphs answer otherwise than they do (branches that Python takes).
+    whose graphs answer otherwise than they do (branches that Python takes). What the network computes must not change
+    while the context lasts, but for its weights.
     """
     plain = Plain(model, precision)
     if not wanted or plain.device.type != "cuda" or not isinstance(inputs, Tensor) or hooked(model):
@@ -55,7 +57,12 @@ def graphed(
         same = isinstance(given, Tensor) and (given.shape, given.dtype) == (example.shape, example.dtype)
         return replayed(given) if same and replayed is not None else plain(given)
 
-    yield forward
+    try:
+        yield forward
+    finally:
+        # What replays refers to itself, and would keep the memory of a batch until a collection comes by.
+        replayed = None
+        gc.collect()
 
 
 def captured(plain: Plain, inputs: Tensor) -> Forward | None:

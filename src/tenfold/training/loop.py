@@ -117,7 +117,7 @@ def fit(
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
     can be stopped again. `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that
-    pays. For one seed the result is the same up to what timing decides.
+    pays; it must be False where the objective changes what the network computes as it goes. For one seed the result is the same up to what timing decides.
 
     Raises `Diverged` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it is
     left whole and in eval mode.

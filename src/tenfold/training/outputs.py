@@ -33,8 +33,8 @@ class TeacherOutputs:
 
     `teacher` is copied, not changed. With `folder`, answers are read from and saved to files there named after the
     weights and the data, so that a job started again does not ask twice. `batch_size` and `seed` are those of the
-    training to come: each of its steps (`Split.batches`) then needs no more of the teacher than what it shows itself;
-    in another training the answers are the same in kind, but more of them are waited for at first. Past `deadline`
+    training to come: each of its steps (`Split.batches`) then needs no more of the teacher than what it shows itself,
+    or, with a multiple of its batch size, than what as many steps show; in another training the answers are the same in kind, but more of them are waited for at first. Past `deadline`
     (`time.monotonic()`) no further `precision` is tried, where none is given. It answers on `device`, by default the
     one that it lies on.
     """

@@ -40,14 +40,20 @@ class Remembered(Split):
         if self._inputs is None or not len(index):
             return self._inputs is not None
         inputs, targets = super().select(index)
-        fits = isinstance(inputs, Tensor) and targets.shape[1:] == self._targets.shape[1:]
-        if not isinstance(inputs, Tensor) or not fits or inputs.shape[1:] != self._inputs.shape[1:]:
+        if not isinstance(inputs, Tensor) or not (
+            alike(inputs, self._inputs) and alike(targets, self._targets)
+        ):
             self._inputs = None
             return False
-        self._inputs[index.to(self._device)] = inputs.to(self._device, self._inputs.dtype)
-        self._targets[index] = targets.to(self._targets.dtype)
+        self._inputs[index.to(self._device)] = inputs.to(self._device)
+        self._targets[index] = targets
         self._known[index] = True
         return True
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether their examples have one shape and type."""
+    return one.shape[1:] == other.shape[1:] and one.dtype == other.dtype
 
 
 def remembered(split: Split, device: torch.device) -> Split:

@@ -24,7 +24,8 @@ def held_zeros(model: nn.Module, *originals: nn.Module) -> Iterator[list[str]]:
         if not parameter.requires_grad or parameter.dim() < 2:
             continue
         kept = parameter.detach() != 0
-        emptied = any(name in values and bool(values[name].detach().any()) for values in before)
+        plain = name.replace(".parametrizations.", ".").removesuffix(".original")
+        emptied = any(plain in values and bool(values[plain].detach().any()) for values in before)
         if not bool(kept.all()) and (emptied or bool(kept.any())):
             handles.append(parameter.register_hook(lambda gradient, kept=kept: gradient * kept))
             names.append(name)

@@ -102,6 +102,7 @@ def learn_which_go(
             epochs,
             wrap=lambda objective, steps: Growing(objective, scores, ratio, round(RAMP * steps)),
             keep_always=True,
+            graph=False,  # which would hold the share of zeros as it is at the start
         )
         for entry in scores:
             entry.ratio = ratio  # whatever cut the training short

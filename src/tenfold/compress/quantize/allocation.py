@@ -3,8 +3,9 @@
 The sum of distortions D_l(b_l) under Σ R_l(b_l) ≤ budget is least, for its own rate, wherever every layer minimises
 D + λ R for the same λ (Shoham and Gersho, 1988, "Efficient bit allocation for an arbitrary set of quantizers"; Everett,
 1963). Those allocations lie on the convex hulls of the layers' curves: going along all hulls at once, always by the
-steepest step left, visits each of them. What the budget leaves over after the last is spent as `along_the_front` finds:
-it keeps all sums of choices that no other beats, which for a few layers is exhaustive search without its repetitions.
+steepest step left, visits each of them, and what the budget leaves over after the last is spent by single steps that
+fit. Beside it `along_the_front` keeps all sums of choices that no other beats, which for a few layers is exhaustive
+search without its repetitions. The better of the two is taken.
 
 D is ½ Σ F_i (ŵ_i − w_i)²: the loss to second order, with the diagonal of the Fisher information for the Hessian.
 """
@@ -67,11 +68,13 @@ def along_the_front(curves: Sequence[Sequence[Point]], budget: float) -> list[in
     rates, distortions = np.zeros(1), np.zeros(1)
     trail: list[tuple[np.ndarray, np.ndarray]] = []  # for each layer: which sum before it, and which choice
     for layer, curve in enumerate(curves):
-        rest = budget - sum(least[layer + 1 :])
+        rest = (budget - sum(least[layer + 1 :])) * (1 + 1e-12)
         rate = (rates[:, None] + [r for r, _ in curve]).ravel()
         distortion = (distortions[:, None] + [d for _, d in curve]).ravel()
         order = np.lexsort((distortion, rate))
         order = order[rate[order] <= rest]
+        if not len(order):
+            raise ValueError(f"the cheapest choices take {sum(least):g}, more than the budget of {budget:g}")
         best = np.minimum.accumulate(distortion[order])
         order = order[np.append(True, distortion[order][1:] < best[:-1])]
         if len(order) > LONGEST_FRONT:

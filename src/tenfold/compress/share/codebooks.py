@@ -22,11 +22,16 @@ from tenfold.errors import NetworkError
 
 CLUSTERING = 0.2  # share of the work, as it is told, where tables are fine-tuned
 SPARSE_FROM = 0.2  # share of zeros from which they are kept beside the table; fewer are not worth a bitmap
+PINNED_FROM = 0.01  # share of zeros from which zero is a value of the table
+FILLED = "vectors shared by sparse weights would fill their zeros; use the codebook Scalar"
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """2^bits values for each layer; zeros of a sparse layer stay zero beside them."""
+    """2^bits values for each layer; zeros of a sparse layer stay zero beside them.
+
+    Where less than a fifth are zero, zero is one of the values; less than one in a hundred count as any other weight.
+    """
 
     bits: int = 4
 
@@ -85,6 +90,8 @@ class Share:
         problems = unmatched(model, self.layers)
         chosen, skipped = self._chosen(model)
         problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]
+        if self.codebook.length > 1:
+            problems += [Problem(name, FILLED) for name, layer in chosen.items() if _sparse(layer)]
         if not chosen and not problems:
             why = next((f" ({name}: {reason})" for name, reason in skipped.items()), "")
             problems.append(Problem("", f"no layer has weights that could share values{why}"))
@@ -143,6 +150,12 @@ class Share:
         return chosen, skipped
 
 
+def _sparse(layer: Weighted) -> bool:
+    """Whether its zeros are worth a bitmap; a layer that is zero throughout is not shared by values."""
+    zeros = float((layer.weight == 0).float().mean())
+    return SPARSE_FROM <= zeros < 1
+
+
 class Looked(nn.Module):
     """A parametrisation of a weight by a table (K, D) and codes; where `gone`, it is zero whatever the table says."""
 
@@ -164,15 +177,15 @@ class Looked(nn.Module):
             codes, gone = torch.zeros(len(flat), dtype=torch.long), torch.ones(len(flat), dtype=torch.bool)
             return cls(weight.new_zeros(1, codebook.length), codes, gone, weight.shape)
         gone = torch.zeros(0, dtype=torch.bool)
-        points = flat
-        if float((weight == 0).float().mean()) >= SPARSE_FROM:
-            if codebook.length > 1:
-                raise NetworkError(
-                    f"{name}: vectors shared by sparse weights would fill their zeros; use the codebook Scalar"
-                )
+        points, entries, zeros = flat, codebook.entries, float((weight == 0).float().mean())
+        if codebook.length > 1:
+            if zeros >= SPARSE_FROM:
+                raise NetworkError(f"{name}: {FILLED}")
+        elif zeros >= PINNED_FROM:
             gone = flat[:, 0] == 0
             points = flat[~gone]
-        table, found = kmeans(points, codebook.entries, seed=seed)
+            entries -= zeros < SPARSE_FROM  # without a bitmap zero takes one of the values
+        table, found = kmeans(points, entries, seed=seed)
         codes = torch.zeros(len(flat), dtype=torch.long)
         codes[~gone if len(gone) else slice(None)] = found
         return cls(table.to(weight.dtype), codes, gone, weight.shape)
