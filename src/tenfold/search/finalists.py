@@ -16,7 +16,9 @@ MOST_FINALISTS = 8
 NAMES = tuple(f"c{number + 1}" for number in range(MOST_FINALISTS))
 SAFETY = 0.85  # of the tolerance that a guess may use up
 NEAR = 1.25  # of the tolerance: a guess so near is worth a try once another network stands
-UNDERHEALED = 0.01  # of the metric, lost for want of passes whatever the structure, times their number
+# Of the metric, lost for want of passes whatever the structure, times their number squared. A ResNet-56 on
+# Fashion-MNIST lost 0.9 points with nine blocks gone after 2.6 passes, and 0.5 with twelve gone after four.
+UNDERHEALED = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ def choose_next(
     nothing milder than a failure is left, the best failed one is healed on. None if there is nothing sensible left.
     """
     slope = loss_per_damage(
-        [(t.proposal.damage, t.drop - UNDERHEALED / t.passes) for t in tried if t.passes > 0]
+        [(t.proposal.damage, t.drop - UNDERHEALED / t.passes**2) for t in tried if t.passes > 0]
     )
 
     def expected(proposal: Proposal) -> float:
-        return slope * proposal.damage + UNDERHEALED / max(passes(proposal), 0.1)
+        return slope * proposal.damage + UNDERHEALED / max(passes(proposal), 0.1) ** 2
 
     done = {t.proposal.plan for t in tried}
     failed = [expected(t.proposal) for t in tried if not t.met and t.within]
