@@ -62,9 +62,9 @@ def heal(
     """Teach `model` in place, for `epochs` passes, to answer as the teacher does; `Distill` with its usual settings.
 
     `settings` and `optimizer` are others than the usual. It trains where the run says, unless the model holds tensors
-    that are neither parameters nor buffers (`moves` is False). `graph` is as in `fit`. Whatever requires gradients is trained but zeros of
-    pruned weights, which stay. Unless `keep_always`, weights that answer held-out examples worse than before are not
-    kept.
+    that are neither parameters nor buffers (`moves` is False). `graph` is as in `fit`. Whatever requires gradients is
+    trained but zeros of pruned weights, which stay. Unless `keep_always`, weights that answer held-out examples worse
+    than before are not kept.
 
     Raises `OutOfTime` where the run's deadline comes first.
     """

@@ -73,7 +73,7 @@ def _step_seconds(
     trial = precision.model(copy.deepcopy(model)).train(train)
     ready = precision.inputs(inputs, device_of(model))
     seconds = math.inf
-    with graphed(trial, ready, precision, wanted=train) as forward:
+    with graphed(trial, ready if train else None, precision) as forward:
         for attempt in range(4):
             started = time.perf_counter()
             try:

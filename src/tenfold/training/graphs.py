@@ -37,18 +37,16 @@ class Plain(nn.Module):
 
 
 @contextmanager
-def graphed(
-    model: nn.Module, inputs: Inputs, precision: Precision, *, wanted: bool = True
-) -> Iterator[Forward]:
+def graphed(model: nn.Module, inputs: Inputs | None, precision: Precision) -> Iterator[Forward]:
     """What runs the network as it stands, in its mode: from graphs while the context lasts, where that is possible.
 
-    `inputs` are an example of those to come, on the network's device; what has another shape runs plainly. So does
-    everything on other devices, in networks with hooks, in networks that draw random numbers (dropout), and in those
+    `inputs` are an example of those to come, on the network's device, or None where no graph is wanted; what has
+    another shape runs plainly. So does everything on other devices, in networks with hooks, in networks that draw random numbers (dropout), and in those
     whose graphs answer otherwise than they do (branches that Python takes). What the network computes must not change
     while the context lasts, but for its weights.
     """
     plain = Plain(model, precision)
-    if not wanted or plain.device.type != "cuda" or not isinstance(inputs, Tensor) or hooked(model):
+    if plain.device.type != "cuda" or not isinstance(inputs, Tensor) or hooked(model):
         yield plain
         return
     example, replayed = inputs, captured(plain, inputs)

@@ -173,8 +173,9 @@ def fit(
             if hold_norms:
                 hold_statistics(student)
             stream = _batches(split, batch_size, seed, objective, clock.step)
-            example = precision.inputs(split.select(range(batch_size))[0], device)
-            forward = stack.enter_context(graphed(student, example, precision, wanted=graph))
+            # Only a graph needs an example beforehand: on a processor none is read for it.
+            example = precision.inputs(split.select(range(batch_size))[0], device) if graph and cuda else None
+            forward = stack.enter_context(graphed(student, example, precision))
             preparing = clock.elapsed()
             while clock.may_step():
                 began = time.monotonic()

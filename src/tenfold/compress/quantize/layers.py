@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,23 +77,26 @@ def find_layers(graph: fx.Graph) -> list[Layer]:
     return [layer for layer in map(layer_of, graph.nodes) if layer is not None]
 
 
+def _readers(graph: fx.Graph) -> Counter[str]:
+    """How many nodes read each constant."""
+    readers: Counter[str] = Counter()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            readers[str(node.target)] += len(node.users)
+    return readers
+
+
 def unshared(graph: fx.Graph, layers: list[Layer]) -> dict[str, Layer]:
     """Those whose weight nothing else reads, by name, in the order in which they run."""
     names = stable_names(graph)
-    readers: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
+    readers = _readers(graph)
     return {names[layer.node]: layer for layer in layers if readers[str(layer.weight.target)] == 1}
 
 
 def readable(graph: fx.Graph, layers: list[Layer]) -> dict[str, Layer]:
     """Those whose weight layers alone read, all along the same axis, by name, in the order in which they run."""
     names = stable_names(graph)
-    readers: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            readers[str(node.target)] = readers.get(str(node.target), 0) + len(node.users)
+    readers = _readers(graph)
     for layer in layers:
         readers[str(layer.weight.target)] -= 1
     axes: dict[str, set[int]] = {}
