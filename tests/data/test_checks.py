@@ -142,8 +142,14 @@ def test_a_class_without_training_examples() -> None:
         check_task(make(train=(inputs, labels)))
     with pytest.raises(DataError, match="train has no example of class 'dog'"):
         check_task(make(train=(inputs, labels), classes=("cat", "dog", "emu")))
-    with pytest.raises(DataError, match="the data has 4 classes, the network only 3 outputs"):
-        check_task(make(classes=("a", "b", "c", "d")))
+
+
+@pytest.mark.parametrize("classes", ["abcd", "ab"])
+def test_other_classes_than_the_network_has(classes: str) -> None:
+    inputs, labels = data()
+    task = make(train=(inputs, labels.clamp(max=1)), classes=tuple(classes))
+    with pytest.raises(DataError, match=f"names {len(classes)} classes .* network has 3 outputs"):
+        check_task(task)
 
 
 def test_a_small_draw_may_lack_classes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -193,17 +194,26 @@ def _check_classes(task: Task, outputs: Tensor) -> None:
     targets = task.train.known_targets
     if targets is None or targets.ndim != 1 or not _classifies(task, outputs, targets):
         return
-    number = len(task.classes) or int(outputs.shape[1])
-    if number > outputs.shape[1]:
-        raise DataError(f"the data has {number} classes, the network only {outputs.shape[1]} outputs")
+    answers = int(outputs.shape[1])
+    number = len(task.classes) or answers
+    if number != answers:
+        raise DataError(
+            f"the data names {number} classes ({_listed(task.classes)}) and the network has {answers} outputs, so an "
+            f"output need not mean what a label does; give a network of {number} outputs, or name the class of each"
+        )
     # A small draw to calibrate from may rightly lack classes, so only a set that could hold them all is judged.
     if len(targets) < number * (1 if task.classes else EXAMPLES_PER_CLASS):
         return
     absent = (torch.bincount(targets.flatten(), minlength=number)[:number] == 0).nonzero().flatten().tolist()
     if absent:
-        named = [repr(task.classes[i]) if task.classes else str(i) for i in absent[:3]]
-        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise DataError(f"train has no example of class {', '.join(named)}{more}")
+        named = [task.classes[i] if task.classes else i for i in absent]
+        raise DataError(f"train has no example of class {_listed(named)}")
+
+
+def _listed(classes: Sequence[str | int]) -> str:
+    """The first three, and how many more there are."""
+    names = [repr(label) for label in classes]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _check_metric(task: Task) -> None:
