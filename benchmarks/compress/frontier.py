@@ -21,7 +21,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import torch
 from benchmarks.common import int8_note, name_of, print_table, write_result
 from benchmarks.compress.resnet56 import right_answers
 from benchmarks.compress.techniques import kept
+from torch import nn
 
 import tenfold
 from tenfold.compress import Run, Technique, load_network
@@ -85,11 +86,23 @@ def efficientnet_lite0(images: int) -> Task:
 NETWORKS: dict[str, Callable[[int], Task]] = {"resnet56": resnet56, "efficientnet_lite0": efficientnet_lite0}
 
 
-def everything(task: Task, seconds: float, folder: Path, share: float, drop: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What `shrink` is asked for: the share of the bytes in fp32 (any, at 0), the loss, what is to be least."""
+
+    share: float
+    drop: float
+    minimize: str
+
+    def budget(self, model: nn.Module) -> tenfold.Budget:
+        size = self.share * sum(4 * p.numel() for p in model.parameters()) / 1e6
+        return tenfold.Budget(size_mb=size or None, max_drop=self.drop)
+
+
+def everything(task: Task, seconds: float, folder: Path, asked: Asked) -> dict[str, Any]:
     """Run `shrink`; the points of its frontier and their files."""
-    size = share * sum(4 * p.numel() for p in task.model.parameters()) / 1e6
-    budget = tenfold.Budget(size_mb=size, max_drop=drop)
-    frontier = tenfold.shrink(task, budget, out=folder, time_limit=seconds)
+    budget = asked.budget(task.model)
+    frontier = tenfold.shrink(task, budget, out=folder, minimize=asked.minimize, time_limit=seconds)
     points = json.loads((folder / "frontier.json").read_text())["points"]
     files = {
         point["label"]: str(folder / point["artifact"] / "model.onnx")
@@ -124,11 +137,11 @@ def scored(file: str, task: Task) -> dict[str, Any]:
 
 
 def made(
-    task: Task, seconds: float, folder: Path, share: float, drop: float, only: list[str]
+    task: Task, seconds: float, folder: Path, asked: Asked, only: list[str]
 ) -> dict[str, dict[str, Any]]:
     """The run of `shrink` and each technique alone, as far as `only` names them, or as they were made before."""
     makers: dict[str, Callable[[], dict[str, Any]]] = {
-        SHRINK: partial(everything, task, seconds, folder / "run", share, drop)
+        SHRINK: partial(everything, task, seconds, folder / "run", asked)
     }
     for number, (technique, heals) in enumerate(SINGLE.values()):
         path = folder / f"alone-{number}.onnx"
@@ -228,8 +241,13 @@ def main() -> None:
     )
     parser.add_argument("network", choices=list(NETWORKS))
     parser.add_argument("--seconds", type=float, default=300.0, help="for shrink, and for each technique")
-    parser.add_argument("--share", type=float, default=0.2, help="of the bytes in fp32: the budget of shrink")
+    parser.add_argument(
+        "--share", type=float, default=0.2, help="of the bytes in fp32: the budget of shrink; 0 sets no limit"
+    )
     parser.add_argument("--drop", type=float, default=0.02, help="that shrink may lose, a share")
+    parser.add_argument(
+        "--minimize", choices=["latency", "size"], default="latency", help="what shrink makes least"
+    )
     parser.add_argument("--timing", type=float, default=40.0, help="seconds for the timings")
     parser.add_argument("--folder", type=Path, default=Path("runs/frontier"), help="for what is made")
     parser.add_argument("--images", type=int, default=TRAINING, help="of CIFAR-10 to learn from")
@@ -240,16 +258,19 @@ def main() -> None:
     if options.network != "resnet56" and options.images != TRAINING:
         parser.error("--images is for resnet56; the photos are as many as they are")
     name = f"{options.network}-{options.seconds:g}-{options.share:g}-{options.drop:g}-{options.images}"
+    name += "" if options.minimize == "latency" else f"-{options.minimize}"
     name += "" if options.name is None else f"-{options.name}"
     folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     task = NETWORKS[options.network](options.images)
-    found = made(task, options.seconds, folder, options.share, options.drop, options.only or parts)
+    asked = Asked(options.share, options.drop, options.minimize)
+    found = made(task, options.seconds, folder, asked, options.only or parts)
     if options.only is not None:
         return
     figures = {
         "seconds_each": options.seconds,
-        "budget": {"share_of_bytes": options.share, "max_drop": options.drop},
+        "budget": {"share_of_bytes": options.share or None, "max_drop": options.drop},
+        "minimize": options.minimize,
     }
     figures |= compared(options.network, task, found, folder, options.timing)
     show(figures)

@@ -11,10 +11,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from tenfold.compress.distill import Distill, Matching, batch_for, held_out
+from tenfold.compress import passes as passes_module
+from tenfold.compress.batches import batch_for, held_out
+from tenfold.compress.distill import Distill, Matching
 from tenfold.compress.healing import heal
 from tenfold.compress.recipe import Recipe, parse_recipe
-from tenfold.compress.technique import Run, Technique
+from tenfold.compress.technique import Applied, Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError, OutOfTime
@@ -160,6 +162,38 @@ def test_what_a_timed_run_decided_makes_the_same_network_again(task: Task, damag
             assert torch.equal(a, b)
     assert told.resolved["steps"] == 11
     assert told.resolved["cut_short"]
+
+
+def test_images_are_mixed_where_there_are_steps_enough(
+    task: Task, damaged: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes_module, "MIXED_STEPS", 60)
+    monkeypatch.setattr(passes_module, "SMALL_BATCH", 8)
+    few, many = (Distill(epochs=epochs).apply(damaged, task, Run()) for epochs in (3, 12))
+    assert (few.resolved["mixing"], many.resolved["mixing"]) == (False, True)
+    assert many.resolved["kept"] == "trained"
+    stated = Distill(epochs=12, mixing=True, **stated_of(many)).apply(damaged, task, Run())
+    plain = Distill(epochs=12, mixing=False, **stated_of(many)).apply(damaged, task, Run())
+    weights = many.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in stated.model.state_dict().items())
+    assert not torch.equal(weights["fc.weight"], plain.model.state_dict()["fc.weight"])
+    labels = Distill(epochs=12, alpha=1.0).apply(damaged, task, Run())
+    assert not labels.resolved["mixing"]  # what is mixed has no label
+    timed = Distill(seconds=60.0, epochs=12).apply(damaged, task, Run())
+    assert (timed.resolved["mixing"], timed.resolved["steps"]) == (True, many.resolved["steps"])
+
+
+def stated_of(applied: Applied) -> dict:
+    """What timing decided."""
+    views = tuple(View(view) for view in applied.resolved["views"])
+    return {"views": views, **{k: applied.resolved[k] for k in ("precision", "teacher_precision")}}
+
+
+def test_only_images_can_be_mixed(task: Task) -> None:
+    flat = Task(nn.Linear(4, 3), (torch.randn(30, 4), torch.arange(30) % 3))
+    problems = Distill(mixing=True).preflight(flat.model, flat, Device())
+    assert "mixing is for float images" in str(problems[0])
+    assert not Distill(mixing=True).preflight(task.model, task, Device())
 
 
 def test_the_teacher_is_asked_once_for_a_job(task: Task, damaged: nn.Module, tmp_path) -> None:

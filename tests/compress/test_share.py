@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tenfold.compress import Recipe, Run, Technique, apply_recipe, load, parse_recipe, save
-from tenfold.compress.distill import Distill, held_out
+from tenfold.compress.batches import held_out
+from tenfold.compress.distill import Distill
 from tenfold.compress.healing import heal
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Free, Saliency, Scope, Sparsify, TwoOfFour, learned_scores

@@ -270,3 +270,21 @@ def test_choosing_a_precision_changes_nothing_and_drops_one_that_fails() -> None
     before = copy.deepcopy(model.state_dict())
     assert fastest_precision(model, torch.randn(8, 4)) == PLAIN
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_pace_leaves_out_slow_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    seconds = [0.0]
+
+    class Slow(Supervised):
+        """Its first five steps take a second each by the clock that the loop reads, all others a hundredth."""
+
+        def __call__(self, outputs, batch):
+            seconds[0] += 1.0 if next(clock) < 5 else 0.01
+            return super().__call__(outputs, batch)
+
+    monkeypatch.setattr(loop_module.time, "monotonic", lambda: seconds[0])
+    result = fit(small(), blobs(), Slow(), epochs=2, batch_size=8, precision=PLAIN)
+    assert result.steps == 24
+    assert result.pace == pytest.approx(0.01)
+    assert result.seconds == pytest.approx(5 + 19 * 0.01)

@@ -92,3 +92,13 @@ def test_a_gpu_keeps_them_unless_they_are_too_many(monkeypatch: pytest.MonkeyPat
     assert split.select([4])[1].device.type == "cpu"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
     assert not isinstance(remembered(Split(data), device), Remembered)
+
+
+def test_what_reading_will_still_take_is_told_from_what_it_took() -> None:
+    split = Remembered(Split(Counted()), CPU)
+    assert split.waiting() == 0.0  # nothing was read: nothing is known
+    split.select(range(10))
+    after_ten = split.waiting()
+    assert after_ten == pytest.approx(3 * split._seconds)  # 30 of 40 are left
+    split.select(range(40))
+    assert split.waiting() == 0.0

@@ -52,11 +52,17 @@ def test_outputs_are_the_teachers_own_and_asked_for_once(teacher: Net) -> None:
     for _ in range(2):
         batch = batch_of(split, [3, 7, 7, 1], [0, 1, 0, 0])
         torch.testing.assert_close(outputs(batch, BOTH), teacher.eval()(batch.inputs).detach())
-        assert outputs.asked == 20  # 3 and 1 plainly in the second pass, 7 mirrored in the first
-    # Some known, some new: only the blocks of the new ones are asked for, and all come back in order.
-    batch = batch_of(split, [7, 2, 3, 3], [1, 0, 1, 0])
-    torch.testing.assert_close(outputs(batch, BOTH), teacher(batch.inputs).detach())
-    assert outputs.asked == 30  # 2 plainly, in the first
+        assert outputs.asked == 40  # 3 and 1 plainly in the second pass, 7 mirrored in the first
+
+
+def test_only_blocks_of_what_is_new_are_asked_for(teacher: Net) -> None:
+    split = images()
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN)
+    # All come back in order: 2 plainly and 3 mirrored in the first pass, 2 mirrored and 1 plainly in the second.
+    for indices, views, asked in (([2, 3, 3], [0, 1, 1], 20), ([3, 2, 2, 1], [1, 0, 1, 0], 40)):
+        batch = batch_of(split, indices, views)
+        torch.testing.assert_close(outputs(batch, BOTH), teacher.eval()(batch.inputs).detach())
+        assert outputs.asked == asked
 
 
 @pytest.mark.parametrize("kinds", [BOTH, (View.IDENTITY,)])
@@ -119,18 +125,18 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(teacher: Net) -> Non
 def test_the_wait_for_what_is_unknown_is_told(teacher: Net) -> None:
     split = images()
     outputs = TeacherOutputs(teacher, split, precision=PLAIN)
-    outputs(batch_of(split, [0], [0]), BOTH)  # the even ones, ten of forty
+    outputs(batch_of(split, [0], [0]), BOTH)  # and all others of the first pass, twenty of forty answers
     outputs._seconds = 5.0
-    assert outputs.waiting(BOTH) == pytest.approx(30 * 0.5)
-    assert outputs.waiting((View.IDENTITY,)) == pytest.approx(20 * 0.5)  # other blocks
+    assert outputs.waiting(BOTH) == pytest.approx(20 * 0.25)
+    assert outputs.waiting((View.IDENTITY,)) == pytest.approx(20 * 0.25)  # other blocks
 
 
 def test_the_wait_is_told_though_all_that_is_known_came_from_a_file(teacher: Net, tmp_path) -> None:
     split = images()
-    first = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    first = TeacherOutputs(teacher, split, batch_size=10, precision=PLAIN, folder=tmp_path)
     first(batch_of(split, [0], [0]), BOTH)
     first.save()
-    again = TeacherOutputs(teacher, split, precision=PLAIN, folder=tmp_path)
+    again = TeacherOutputs(teacher, split, batch_size=10, precision=PLAIN, folder=tmp_path)
     assert again.waiting(BOTH) > 0
     assert again.asked == 10  # a block, that gives the pace
 

@@ -13,20 +13,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tenfold.compress.batches import asked_together, batch_for, held_out, training_bytes
+from tenfold.compress.passes import how_shown, may_mix, passes_within
 from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
-from tenfold.cost import Device, Inputs, profile
+from tenfold.compress.versions import Versions
+from tenfold.cost import Device, Inputs
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError
 from tenfold.training import (
     AdamW,
     Distillation,
     Diverged,
-    FitResult,
     HiddenDistillation,
     Keeper,
     OptimizerSettings,
@@ -39,7 +42,6 @@ from tenfold.training import (
     fingerprint,
     fit,
     held_zeros,
-    mean_loss,
     refresh_statistics,
     remembered,
     stage_pairs,
@@ -47,23 +49,15 @@ from tenfold.training import (
 from tenfold.training.norms import batch_norms
 from tenfold.training.precision import device_of
 from tenfold.training.result import device_name
+from tenfold.training.views import is_image
 
 DEFAULT_EPOCHS = 20.0  # where neither seconds, epochs nor a deadline bounds the run
-FEW_STEPS = 8  # batches shrink until an epoch has at least this many steps …
-SMALLEST_BATCH = 8  # … but not below this
-# As well, where a step takes as long as its examples do: passes are few, and it is steps that heal.
-MANY_STEPS, SMALL_BATCH = 150, 32
-BATCH_BYTES = 2e9  # of activations that a batch may leave for the backward pass
 REFERENCE_BATCH = 128  # the batch that these learning rates of AdamW are for
 NORMED_RATE = 1.5e-3  # networks with batch norm that must move far …
 FAR = 8.0  # … which is by this loss on held-out examples, or more
 UNNORMED_RATE = 1e-4  # others, as is usual in fine-tuning transformers
-HELD_OUT = 256  # at most so many training examples judge whether healing helped, and no more than a fifth
-PACE_STEPS, PACE_STEPS_ON_GPU = 3, 20  # of a trial
-PACE_MARGIN = 0.97  # of the time that is planned with: a pace varies
 TRIALS_SHARE = 0.05  # of the time: past it no more ways to compute are tried
 VIEWS_SHARE = 0.15  # at most so much of the time goes into choosing views
-STEPS_ASKED_TOGETHER = 8  # that the teacher answers at once on a GPU, which takes it hardly longer than one
 RESERVE = 1.5  # time kept back for judging at the end, as a multiple of what it took before
 
 
@@ -86,7 +80,9 @@ class Distill:
     them. `hidden` names pairs (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find
     them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
     the run after so many, on the way to the `epochs` that the learning rate falls along. With `alpha` 0 no label is
-    read, so the data need none; a teacher of several networks is `training.Ensemble`. An example of `task.train` is to
+    read, so the data need none; a teacher of several networks is `training.Ensemble`. `mixing` mixes the images of a
+    step with each other, which the teacher then answers at every step and labels say nothing of; if not given, it is
+    done where there is time for so many steps that images shown as they are would be learnt by heart. An example of `task.train` is to
     be the same whenever it is read: its answers are kept, and on a GPU the example too.
     """
 
@@ -104,6 +100,7 @@ class Distill:
     teacher_precision: str | None = None
     views: tuple[View, ...] | None = None
     steps: int | None = None
+    mixing: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "epochs", "learning_rate"):
@@ -164,7 +161,12 @@ class Distill:
                                 f"the {who} has no layer of this name to match in Distill.hidden",
                             )
                         )
-        return problems or unrunnable(model, task)
+        problems = problems or unrunnable(model, task)
+        if not problems and self.mixing and not is_image(task.example(1)):
+            problems.append(
+                Problem("", "mixing is for float images (N, C, H, W), and the data are something else")
+            )
+        return problems
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Heal a copy of `model`; keep the trained weights only if they answer held-out examples better."""
@@ -224,22 +226,27 @@ class Distill:
             )
         optimizer = self.optimizer(student, batch_size, min(versions.losses.values()))
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
+        epochs_asked = math.inf if self.epochs is None else self.epochs
         diverged: str | None = None
-        precise: dict[str, Any] = {
-            "optimizer": optimizer,
-            "batch_size": batch_size,
-            "precision": precision,
-            "hold_norms": True,  # measured afresh above; batch statistics heal worse, far worse on few examples
-        }
+        precise: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "precision": precision}
+        mixing = decided.get("mixing", self.mixing)
         try:
             if "epochs" in decided:
                 epochs = decided["epochs"]
             elif math.isfinite(deadline):
                 # The time becomes a number of passes before the first step, so that the same passes give the
                 # same network again, on whatever machine.
-                fitting = passes_within(deadline, student, train, objective, run.seed, precise)
-                epochs = fitting if self.epochs is None else min(self.epochs, fitting)
+                pace = partial(passes_within, deadline, student, train, objective, run.seed, precise)
+                fitting = pace(bool(mixing))
+                if mixing is None and may_mix(train, self.alpha, batch_size, min(epochs_asked, fitting)):
+                    mixed = pace(True)  # the teacher takes its time at every step
+                    mixing = may_mix(train, self.alpha, batch_size, min(epochs_asked, mixed))
+                    fitting = mixed if mixing else fitting
+                epochs = min(epochs_asked, fitting)
                 precise["graph"] = True  # as it was timed
+            if mixing is None:
+                mixing = may_mix(train, self.alpha, batch_size, epochs)
+            precise |= how_shown(mixing)
             if keeper is not None:
                 keeper.also = teacher.save
                 keeper.decided = {
@@ -247,6 +254,7 @@ class Distill:
                     "precision": str(precision),
                     "teacher_precision": str(teacher.precision),
                     "views": [view.value for view in views],
+                    "mixing": mixing,
                 }
             with held_zeros(
                 student, task.model, *originals
@@ -279,6 +287,7 @@ class Distill:
                 "diverged": diverged,
                 "seconds": round(time.monotonic() - started, 3),
                 "training_seconds": round(result.seconds, 3),
+                "step_seconds": round(result.pace, 6),
                 "loss": result.losses[-1] if result.losses else None,
                 "losses": list(result.losses),
                 "examples": len(train),
@@ -288,6 +297,7 @@ class Distill:
                 "precision": str(precision),
                 "teacher_precision": str(teacher.precision),
                 "views": [view.value for view in views],
+                "mixing": mixing,
                 "hidden": [list(pair) for pair in pairs],
             },
         )
@@ -349,113 +359,6 @@ class Distill:
         if self.hidden is Matching.AUTO:
             return stage_pairs(student, teacher.teacher, train.select([0, 1 % len(train)])[0], origins)
         return () if isinstance(self.hidden, Matching) else self.hidden
-
-
-def passes_within(
-    deadline: float,
-    student: nn.Module,
-    train: Split,
-    objective: Distillation,
-    seed: int,
-    options: dict[str, Any],
-) -> float:
-    """How many passes over the data fit before the deadline, from the pace of a few steps on a copy.
-
-    The first pass in each view also waits for the teacher, whose answers are kept after that.
-    """
-    steps_per_pass = max(1, len(train) // options["batch_size"])
-    trial, trial_objective = copy.deepcopy(student), objective.for_trial()
-
-    def tried() -> FitResult:
-        few = (PACE_STEPS if device_of(student).type == "cpu" else PACE_STEPS_ON_GPU) / steps_per_pass
-        return fit(
-            trial, train, trial_objective, epochs=few, until=deadline, seed=seed, graph=True, **options
-        )
-
-    tried()  # the first steps of a network are slower than all others, and these wait for the teacher
-    done = tried()
-    alone = (done.seconds - done.preparing) / max(done.steps, 1) * steps_per_pass
-    left = PACE_MARGIN * max(0.0, deadline - time.monotonic() - done.preparing)
-    waiting = objective.waiting()
-    passes = (left - waiting) / alone
-    if passes < len(objective.views):  # so few that the teacher is waited for in all of them
-        passes = left / (alone + waiting / len(objective.views))
-    return max(passes, 0.0)
-
-
-class Versions:
-    """The student judged at each stage by its mean loss on held-out examples; the best of them can be brought back."""
-
-    def __init__(
-        self, student: nn.Module, held: Split, objective: Distillation, precision: Precision
-    ) -> None:
-        self.student, self.held, self.objective, self.precision = student, held, objective, precision
-        self.losses: dict[str, float] = {}
-        self.seconds = 0.0  # that judging takes, without the teacher's share
-        self._best: tuple[str, dict[str, Any]] = "", {}
-
-    def note(self, name: str) -> None:
-        """Judge the student as it is and keep a copy if it is the best so far; a loss that is not finite is none."""
-        if not self.losses:  # the teacher answers in the first call and is not to be timed
-            self._judge()
-        started = time.monotonic()
-        loss = self._judge()
-        self.seconds = time.monotonic() - started
-        if math.isfinite(loss):
-            if loss < min(self.losses.values(), default=math.inf):
-                self._best = name, {k: v.detach().clone() for k, v in self.student.state_dict().items()}
-            self.losses[name] = loss
-
-    def restore_best(self) -> str:
-        """Give the student the weights of the lowest loss, and return that version's name."""
-        name, weights = self._best
-        self.student.load_state_dict(weights)
-        return name
-
-    def _judge(self) -> float:
-        return mean_loss(self.student, self.held, self.objective, precision=self.precision)
-
-
-def held_out(data: Split) -> tuple[Split, Split]:
-    """Examples to train on, and others to judge by; the same ones throughout a job, whatever its seeds.
-
-    With fewer than ten examples all do both.
-    """
-    number = min(HELD_OUT, len(data) // 5)
-    if len(data) < 10:
-        return data, data
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    return data.subset(order[number:].sort().values), data.subset(order[:number].sort().values)
-
-
-def batch_for(examples: int, largest: int, bytes_each: float = 0.0) -> int:
-    """A batch small enough that an epoch takes a hundred steps and more, and that fits in memory.
-
-    The same wherever it trains, so that a recipe takes the same steps on a processor and on a GPU.
-    """
-    fitting = largest if bytes_each <= 0 else int(BATCH_BYTES / bytes_each)
-    few = max(SMALLEST_BATCH, examples // FEW_STEPS)
-    many = max(SMALL_BATCH, examples // MANY_STEPS)
-    return min(largest, examples, few, many, max(SMALLEST_BATCH, fitting))
-
-
-def asked_together(place: torch.device, batch_size: int, bytes_each: float) -> int:
-    """How many examples the teacher answers at once: more than a step shows on a GPU, as far as they fit as a batch."""
-    if place.type == "cpu":
-        return batch_size
-    fitting = BATCH_BYTES / bytes_each if bytes_each > 0 else math.inf
-    return int(max(batch_size, min(STEPS_ASKED_TOGETHER * batch_size, fitting)))
-
-
-def training_bytes(model: nn.Module, example: Inputs) -> float:
-    """Bytes of what one example leaves behind for the backward pass: the output of every operator, at most.
-
-    Zero where the network cannot be counted.
-    """
-    try:
-        return float(profile(model, example).bytes_written)
-    except NetworkError:
-        return 0.0
 
 
 def teacher_outputs(

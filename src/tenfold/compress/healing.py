@@ -8,14 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tenfold.compress.distill import (
-    Distill,
-    asked_together,
-    batch_for,
-    held_out,
-    teacher_outputs,
-    training_bytes,
-)
+from tenfold.compress.batches import asked_together, batch_for, held_out, training_bytes
+from tenfold.compress.distill import Distill, teacher_outputs
 from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.errors import OutOfTime

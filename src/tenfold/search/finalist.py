@@ -75,10 +75,13 @@ def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress
         precision=found["precision"],
         teacher_precision=found["teacher_precision"],
         views=tuple(View(view) for view in found["views"]),
+        mixing=found["mixing"],
     )
     # The passes of a process that was stopped took none of these seconds.
     here = passes - float(found["epochs_before"])
     pace = float(found["training_seconds"]) / here if here > 0 else before.seconds_per_pass
+    if job.train_on.type != "cpu" and here > 0:  # where the first reading takes as long as training
+        pace = float(found["step_seconds"]) * max(1, found["examples"] // found["batch_size"])
     step = Step(repeatable, found)
     return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)
 

@@ -30,6 +30,7 @@ from tenfold.search.store import Store
 
 Progress = Callable[[float, str], None]
 KEEP_TIME_EVERY = 5.0  # seconds
+MOST_THREADS = 16  # a batch of a small network is no work for more
 QUICK_SECONDS = 1.0  # of a first timing; what is reported comes from the last one, of all points together
 SCORING_SHARE = 0.02  # of the time limit, for a baseline that nothing depends on …
 PLAIN_SHARE = 0.1  # … and for plain INT8, which may be all that a short run finds
@@ -53,7 +54,7 @@ class Job:
     @property
     def threads(self) -> int:
         """Threads for work that is not timed."""
-        return cpu_count()
+        return min(cpu_count(), MOST_THREADS)
 
     def run(
         self,

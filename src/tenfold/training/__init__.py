@@ -28,7 +28,7 @@ from tenfold.training.recipes import (
     training_recipe,
     training_recipe_names,
 )
-from tenfold.training.remembered import remembered
+from tenfold.training.remembered import Remembered, remembered
 from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.rules import find_rule
 from tenfold.training.schedules import warmup_cosine
@@ -51,6 +51,7 @@ __all__ = [
     "Objective",
     "OptimizerSettings",
     "Precision",
+    "Remembered",
     "Sgd",
     "Supervised",
     "TeacherOutputs",

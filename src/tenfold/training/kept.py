@@ -18,18 +18,23 @@ from tenfold.data import Split
 from tenfold.files import written
 from tenfold.training.views import Batch, View, view_of
 
+Block = tuple[Tensor, Tensor]  # places in the tuple of views (N,), and examples (N,)
+
 
 class KeptAnswers:
     """Answers (views, examples, …) in float32, asked for block by block.
 
-    A block is what one step of training, with batches of `batch_size` in the order of `seed`, is the first to show in
-    one view: a step then asks for nothing but what it shows itself, in whichever pass.
+    A block is what one step of training, with batches of `batch_size` in the order of `seed`, is the first to show, in
+    whichever views: a step then asks for nothing but what it shows itself, in whichever pass, and asks once.
     """
 
     def __init__(
         self, split: Split, kinds: tuple[View, ...], shape: torch.Size, batch_size: int, seed: int
     ) -> None:
         self.blocks = first_shown(split, kinds, batch_size, seed)
+        # Where each block's answers lie among all of them, one block behind the other.
+        self._places = self.blocks.flatten().argsort(stable=True)
+        self._ends = torch.bincount(self.blocks.flatten()).cumsum(0)
         self.known = torch.zeros(self.blocks.shape, dtype=torch.bool)
         self.outputs = torch.zeros(*self.blocks.shape, *shape)
         self._saved = 0
@@ -39,26 +44,20 @@ class KeptAnswers:
         """How many answers are still to be asked for."""
         return int((~self.known).sum())
 
-    def missing(self, batch: Batch) -> list[tuple[int, Tensor]]:
-        """What must be asked for before `of(batch)`: places in the tuple of views, and the examples of a block."""
+    def missing(self, batch: Batch) -> list[Block]:
+        """What must be asked for before `of(batch)`: blocks of places in the tuple of views, and of examples."""
         new = ~self.known[batch.views, batch.indices]
-        views, blocks = batch.views[new], self.blocks[batch.views[new], batch.indices[new]]
-        pairs = torch.stack([views, blocks], dim=1).unique(dim=0)
-        return [(view, self._members(view, block)) for view, block in pairs.tolist()]
+        blocks = self.blocks[batch.views[new], batch.indices[new]].unique()
+        return [self._members(block) for block in blocks.tolist()]
 
-    def next_missing(self) -> tuple[int, Tensor]:
+    def next_missing(self) -> Block:
         """The first block that is still to be asked for."""
-        block, view = min(
-            (int(self.blocks[view][~known].min()), view)
-            for view, known in enumerate(self.known)
-            if not known.all()
-        )
-        return view, self._members(view, block)
+        return self._members(int(self.blocks[~self.known].min()))
 
-    def note(self, view: int, examples: Tensor, outputs: Tensor) -> None:
-        """Keep what the teacher said of these examples."""
-        self.outputs[view, examples] = outputs
-        self.known[view, examples] = True
+    def note(self, views: Tensor, examples: Tensor, outputs: Tensor) -> None:
+        """Keep what the teacher said of these examples in these views."""
+        self.outputs[views, examples] = outputs
+        self.known[views, examples] = True
 
     def of(self, batch: Batch) -> Tensor:
         """The answers to a batch, all of which are known."""
@@ -85,8 +84,11 @@ class KeptAnswers:
         if found == facts and fits and known.dtype == torch.bool and outputs.dtype == torch.float32:
             self.known, self.outputs, self._saved = known, outputs, int(known.sum())
 
-    def _members(self, view: int, block: int) -> Tensor:
-        return (self.blocks[view] == block).nonzero().flatten()
+    def _members(self, block: int) -> Block:
+        start = int(self._ends[block - 1]) if block else 0
+        places = self._places[start : int(self._ends[block])]
+        examples = self.blocks.shape[1]
+        return places // examples, places % examples
 
 
 def first_shown(split: Split, kinds: tuple[View, ...], batch_size: int, seed: int) -> Tensor:

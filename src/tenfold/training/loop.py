@@ -18,6 +18,7 @@ from tenfold.errors import NetworkError, backward_reported
 from tenfold.training.fastest import fastest_precision
 from tenfold.training.graphs import graphed
 from tenfold.training.keeping import Keeper
+from tenfold.training.mixing import Mixer
 from tenfold.training.norms import hold_statistics
 from tenfold.training.objectives import Objective
 from tenfold.training.optimizers import OptimizerSettings, Sgd
@@ -48,6 +49,7 @@ class FitResult:
     precision: Precision
     steps_before: int = 0
     preparing: float = 0.0  # of the seconds: before the first step
+    pace: float = 0.0  # seconds of a step, by the later half of them: the first read data, and ask a teacher
 
 
 class Diverged(NetworkError):
@@ -107,6 +109,7 @@ def fit(
     clip: float | None = None,
     keeper: Keeper | None = None,
     graph: bool | None = None,
+    mixing: bool = False,
     progress: Progress = lambda fraction, text: None,
 ) -> FitResult:
     """Train `student` in place on `split` and leave it in eval mode.
@@ -116,7 +119,7 @@ def fit(
     and then falls to zero along the share of the work done. `precision` is timed and chosen if not given.
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
-    can be stopped again. `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that
+    can be stopped again. `mixing` mixes the images of every step with each other (`mixing.Mixer`). `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that
     pays; it must be False where the objective changes what the network computes as it goes. For one seed the result is the same up to what timing decides.
 
     Raises `Diverged` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it is
@@ -137,6 +140,7 @@ def fit(
         seconds, None if epochs is None else math.ceil(epochs * per_epoch - 1e-6), until, started, last=steps
     )
     losses: list[float] = []
+    takes: list[float] = []  # seconds of each step here
     before, preparing = 0, 0.0
     if graph is None:
         graph = min(bound for bound in (clock.steps, steps, math.inf) if bound is not None) >= WORTH_A_GRAPH
@@ -146,7 +150,11 @@ def fit(
         here = clock.step - before
         seconds = clock.elapsed() * (steps - before) / here if here else clock.elapsed()
         curve = _curve(losses[:steps])
-        return FitResult(steps, steps / per_epoch, seconds, curve, batch_size, precision, before, preparing)
+        late = takes[len(takes) // 2 :]
+        pace = sum(late) / max(1, len(late))
+        return FitResult(
+            steps, steps / per_epoch, seconds, curve, batch_size, precision, before, preparing, pace
+        )
 
     def diverged(what: str, step: int) -> Diverged:
         student.load_state_dict(good)
@@ -173,6 +181,7 @@ def fit(
             if hold_norms:
                 hold_statistics(student)
             stream = _batches(split, batch_size, seed, objective, clock.step)
+            mixer = Mixer(device, seed) if mixing else None
             # Only a graph needs an example beforehand: on a processor none is read for it.
             example = precision.inputs(split.select(range(batch_size))[0], device) if graph and cuda else None
             forward = stack.enter_context(graphed(student, example, precision))
@@ -184,6 +193,8 @@ def fit(
                         max(clock.done(), 1 / (clock.steps or 1000))
                     )
                 batch = next(stream)
+                if mixer is not None:
+                    batch = mixer(batch, clock.step)
                 outputs = forward(precision.inputs(batch.inputs, device))
                 loss = objective(outputs.float(), batch)
                 value = loss.item()
@@ -200,6 +211,7 @@ def fit(
                 losses.append(value)
                 clock.step += 1
                 taken = time.monotonic() - began
+                takes.append(taken)
                 clock.slowest = max(taken, clock.slowest / 2)
                 if keeper is not None:
                     keeper.may_write(learner, rule, losses)

@@ -56,6 +56,8 @@ class Distillation:
         self.teacher, self.temperature, self.alpha, self.views = teacher, temperature, alpha, views
 
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        if batch.mixed:
+            return self.loss(outputs, self.teacher.fresh(batch.inputs), batch)
         return self.loss(outputs, self.teacher(batch, self.views), batch)
 
     def waiting(self) -> float:
@@ -79,7 +81,7 @@ class Distillation:
             answers.to(device),
             batch.targets.to(device),
             temperature=self.temperature,
-            alpha=self.alpha,
+            alpha=0.0 if batch.mixed else self.alpha,
         )
 
     @contextmanager

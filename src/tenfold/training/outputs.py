@@ -20,6 +20,7 @@ from tenfold.data import Split
 from tenfold.errors import NetworkError, OutputError
 from tenfold.files import write_json
 from tenfold.training.fastest import fastest_precision
+from tenfold.training.graphs import Forward, answering
 from tenfold.training.kept import KeptAnswers
 from tenfold.training.precision import Precision, device_of
 from tenfold.training.views import Batch, View, show
@@ -74,6 +75,7 @@ class TeacherOutputs:
         self._kept: dict[
             tuple[View, ...], KeptAnswers | None
         ] = {}  # None where they are too large to be kept
+        self._fresh: Forward | None = None
         named = self._noted.get("views")
         self.faithful: tuple[View, ...] | None = None if named is None else tuple(map(View, named))
 
@@ -109,6 +111,13 @@ class TeacherOutputs:
         self._cold = False
         return outputs
 
+    def fresh(self, inputs: Inputs) -> Tensor:
+        """Answers (N, …) to inputs that are no examples, float32: computed each time, and left on the device."""
+        inputs = self.precision.inputs(inputs, self.device)
+        if self._fresh is None:
+            self._fresh = answering(self.teacher, inputs, self.precision)
+        return self._fresh(inputs)
+
     def save(self) -> None:
         """Write what is known to the folder, if there is one and anything is new; not, where the disk takes no more."""
         if self._folder is None:
@@ -139,13 +148,13 @@ class TeacherOutputs:
                 self._kept[kinds] = kept
         return self._kept[kinds]
 
-    def _answer(self, kept: KeptAnswers, kinds: tuple[View, ...], view: int, examples: Tensor) -> bool:
+    def _answer(self, kept: KeptAnswers, kinds: tuple[View, ...], views: Tensor, examples: Tensor) -> bool:
         """Ask about a block and keep what the teacher says; False if that has another shape than the rest."""
         inputs, _ = self._split.select(examples)
-        outputs = self.ask(show(inputs, torch.full_like(examples, view), kinds))
+        outputs = self.ask(show(inputs, views, kinds))
         if outputs.shape[1:] != kept.outputs.shape[2:]:
             return False
-        kept.note(view, examples, outputs)
+        kept.note(views, examples, outputs)
         return True
 
     def _run(self, inputs: Inputs) -> Tensor:
@@ -174,7 +183,7 @@ class TeacherOutputs:
 
     def _facts(self) -> dict[str, str]:
         """What must be equal for a file of answers to be read."""
-        batches = f"{self.batch_size} by seed {self.seed}"
+        batches = f"{self.batch_size} in all views by seed {self.seed}"
         device = self.device.type
         return {"key": self.key, "precision": str(self.precision), "batches": batches, "device": device}
 

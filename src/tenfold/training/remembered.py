@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,7 @@ class Remembered(Split):
     def __init__(self, split: Split, device: torch.device) -> None:
         self._stacked, self._dataset, self._device = split._stacked, split._dataset, device
         self._known = torch.zeros(len(split), dtype=torch.bool)
+        self._read_before, self._seconds = 0, 0.0
         inputs, targets = split.select([0])
         self._inputs: Tensor | None = None
         if isinstance(inputs, Tensor):
@@ -35,10 +37,17 @@ class Remembered(Split):
             return super().select(indices)
         return self._inputs[index.to(self._device)], self._targets[index]
 
+    def waiting(self) -> float:
+        """Seconds that reading takes of all that was not read yet, at the pace so far."""
+        if self._inputs is None or not self._read_before:
+            return 0.0
+        return int((~self._known).sum()) * self._seconds / self._read_before
+
     def _read(self, index: Tensor) -> bool:
         """Read these examples; where one does not fit in with the rest, nothing is remembered any more."""
         if self._inputs is None or not len(index):
             return self._inputs is not None
+        began = time.monotonic()
         inputs, targets = super().select(index)
         if not isinstance(inputs, Tensor) or not (
             alike(inputs, self._inputs) and alike(targets, self._targets)
@@ -48,6 +57,8 @@ class Remembered(Split):
         self._inputs[index.to(self._device)] = inputs.to(self._device)
         self._targets[index] = targets
         self._known[index] = True
+        self._read_before += len(index)
+        self._seconds += time.monotonic() - began
         return True
 
 

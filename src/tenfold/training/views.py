@@ -37,12 +37,14 @@ SHIFT = 10  # that part of a side
 @dataclass(frozen=True)
 class Batch:
     """What one step sees: the `indices` (N,) of the examples, their `inputs` as shown, `targets`, and the `views`
-    (N,) they are shown in, as positions in the tuple of views in use."""
+    (N,) they are shown in, as positions in the tuple of views in use. Where they were `mixed` with each other, the
+    targets are not theirs alone."""
 
     indices: Tensor
     inputs: Inputs
     targets: Tensor
     views: Tensor
+    mixed: bool = False
 
 
 def is_image(inputs: Inputs) -> TypeGuard[Tensor]:
