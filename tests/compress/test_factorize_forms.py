@@ -18,7 +18,7 @@ from tenfold.compress.factorize.factors import (
     tensor_train,
     whitened_svd,
 )
-from tenfold.compress.factorize.forms import Aware, Canonical, Train
+from tenfold.compress.factorize.forms import Canonical, Matrix, Train
 from tenfold.compress.factorize.ranks import vbmf_rank
 from tenfold.compress.technique import Run
 from tenfold.cost import Device, profile
@@ -100,11 +100,11 @@ def test_every_form_equals_its_layer_at_full_rank_and_costs_what_it_says(layer: 
     moment = torch.eye(layer.weight[0].numel(), dtype=torch.float64)
     with torch.no_grad():
         wanted = layer(x)
-        for form in (Aware(), Canonical(), Train()):
+        for form in (Matrix(), Canonical(), Train()):
             row = form.factorised(layer, form.largest(layer), moment)
             torch.testing.assert_close(row(x), wanted, atol=1e-7, rtol=0)
     places_in, places_out = x[0, 0].numel(), wanted[0, 0].numel()
-    for form, ranks in ((Aware(), (3,)), (Canonical(), (3,)), (Train(), (2, 3, 2))):
+    for form, ranks in ((Matrix(), (3,)), (Canonical(), (3,)), (Train(), (2, 3, 2))):
         row, price = form.row(layer, ranks), form.price(layer, places_in, places_out, ranks)
         assert price.parameters == sum(p.numel() for p in row.parameters() if p.dim() > 1)
         counted = profile(row.float(), x[:1].float()).macs
@@ -135,6 +135,7 @@ def task() -> Task:
         Factorize(Share(0.6), kernels=Kernels.CP, multiple=1),
         Factorize(Share(0.6), kernels=Kernels.TENSOR_TRAIN, multiple=1),
         Factorize(Share(0.6), activations=16, multiple=1),
+        Factorize(Share(0.6), kernels=Kernels.SVD, multiple=1),
         Factorize(Vbmf(), multiple=1),
     ],
 )
@@ -151,19 +152,27 @@ def test_the_technique_shrinks_and_rebuilds(task: Task, technique: Factorize) ->
 
 
 def test_activations_lose_less_of_the_outputs_than_weights_alone(task: Task) -> None:
-    lost = []
-    x = task.example(24)
+    lost, ranks = [], []
     with torch.no_grad():
-        for layer_rank in (Factorize(Share(0.5), layers=("wide",), multiple=1, activations=24),):
-            applied = layer_rank.apply(task.model, task, Run())
-            rank = applied.resolved["layers"]["wide"][0]
-            hidden = task.model.conv(x).relu()
-            wanted = task.model.wide(hidden)
+        hidden = task.model.conv(task.example(24)).relu()
+        wanted = task.model.wide(hidden)
+        for activations in (24, 0):
+            technique = Factorize(
+                Share(0.5), layers=("wide",), multiple=1, kernels=Kernels.SVD, activations=activations
+            )
+            applied = technique.apply(task.model, task, Run())
+            ranks.append(applied.resolved["layers"]["wide"])
             lost.append(float((applied.model.wide(hidden) - wanted).square().sum()))
-            form, eye = Aware(), torch.eye(16 * 9).double()
-            plain = form.factorised(task.model.wide, (rank,), eye)
-            lost.append(float((plain(hidden) - wanted).square().sum()))
+    assert ranks[0] == ranks[1]
     assert lost[0] < lost[1]
+
+
+def test_an_svd_by_the_weights_alone_is_the_nearest_matrix(task: Task) -> None:
+    weight = task.model.wide.weight.detach().flatten(1).double()
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    first, second = Matrix().factorised(task.model.wide, (5,), None)
+    product = second.weight.flatten(1).double() @ first.weight.flatten(1).double()
+    torch.testing.assert_close(product, (u[:, :5] * s[:5]) @ v[:5], atol=1e-6, rtol=0)
 
 
 def test_what_does_not_go_together_is_refused(task: Task) -> None:

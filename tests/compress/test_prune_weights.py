@@ -21,7 +21,7 @@ from tenfold.compress.prune.learned_scores import TopShare, cubic
 from tenfold.compress.prune.masks import keep_largest, keep_largest_of_all, keep_two_of_four
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
 from tenfold.compress.prune.permutation import best_order, permuted, retained
-from tenfold.compress.prune.sparsify import obd
+from tenfold.compress.prune.sparsify import obd, smoothed
 from tenfold.compress.share import Scalar, Share
 from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
@@ -110,7 +110,20 @@ def test_hutchinson_nears_the_exact_diagonal_and_obd_is_half_of_it_times_the_squ
     assert bool((error <= 5 * (off / probes).sqrt() + 1e-9).all())
     assert float(error.max()) < 0.35 * float(diagonal.abs().max())
     weight = parameters["first.weight"]
-    torch.testing.assert_close(obd(weight, diagonal.clamp_min(0)), 0.5 * diagonal.clamp_min(0) * weight**2)
+    torch.testing.assert_close(obd(weight, diagonal.abs()), 0.5 * diagonal.abs() * weight**2)
+
+
+def test_noise_in_the_curvature_sends_no_large_weight_away_for_its_sign() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 8, 3, 3, generator=generator)
+    noise = torch.randn(16, 8, 3, 3, generator=generator)
+    score = obd(weight, smoothed(noise))
+    assert bool((score[weight != 0] > 0).all())
+    # Within a kernel nothing but the size of a weight decides, since its positions share one estimate.
+    order = score.flatten(2).argsort(2)
+    assert torch.equal(order, weight.flatten(2).abs().argsort(2))
+    flat = torch.tensor([[-2.0, 3.0]])
+    assert torch.equal(smoothed(flat), flat.abs())
 
 
 def test_the_hessian_of_a_layer_is_that_of_its_output_error() -> None:

@@ -67,6 +67,21 @@ def test_equals_the_naive_recursion(width: int, group: int, by_activation: bool)
     assert torch.equal(fast, naive_obs(matrix, hessian[0], grid, 0.01, by_activation))
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_pruned_stays_at_zero_and_others_make_up_for_it(again: bool) -> None:
+    matrix, hessian, grid = problem(3, 6, 24, 100, bits=4)
+    gone = torch.rand(matrix.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    matrix = matrix.masked_fill(gone, 0.0)
+    codes = gptq(matrix, hessian, grid)
+    if again:
+        codes = descended(matrix, codes, hessian, grid)
+    values = grid.dequantized(codes)
+    assert bool((values[gone] == 0).all())
+    nearest = grid.dequantized(grid.quantized(matrix))
+    assert bool((nearest[gone] == 0).all())
+    assert output_error(values - matrix, hessian) < output_error(nearest - matrix, hessian)
+
+
 def test_groups_are_rounded_as_so_many_layers() -> None:
     parts = [problem(seed, 3, 9, 50) for seed in range(4)]
     matrix, hessian = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
@@ -197,6 +212,21 @@ def test_what_helps_on_one_half_only_is_left_out() -> None:
             totals[name] += output_error(change, parts[2].rounded)
     assert totals["chosen"] < 1.1 * totals["nearest"]
     assert totals["chosen"] < 0.8 * totals["trusting"]
+
+
+def test_zeros_stay_where_the_rest_follows_what_the_layer_had_seen() -> None:
+    generator = torch.Generator().manual_seed(1)
+    matrix = torch.randn(3, 8, generator=generator)
+    matrix = matrix.masked_fill(torch.rand(3, 8, generator=generator) < 0.5, 0.0)
+    halves = [two_networks(seed)[2] for seed in (0, 0)]  # alike, so that following holds on the other
+
+    def fit(weights: Tensor) -> Grid:
+        return fit_grid(matrix, 8, PerChannel(), ZeroPoint.INTEGER, Observer.MSE, weights)
+
+    grid, codes = codes_by_gptq(matrix, halves, fit, Gptq())
+    values = grid.dequantized(codes)
+    assert bool((values[matrix == 0] == 0).all())
+    assert float((values - matrix).abs().max()) > float(grid.scale.max())  # it did follow
 
 
 def two_networks_of(width: int, number: int, seed: int) -> Moments:

@@ -24,7 +24,7 @@ def may_mix(train: Split, alpha: float, batch_size: int, epochs: float) -> bool:
     """Whether images are better mixed with each other in so many passes, with this weight of the labels.
 
     A ResNet-56 on CIFAR-10 without six of its blocks, healed on 2,000 to 50,000 images, lost as much mixed as plain
-    after 1,100 steps, and 0.2 to 0.6 points less after 2,300 and more.
+    after 1,100 steps, and 0.2 to 0.6 points less after 2,700 and more (benchmarks/compress/mixing.json).
     """
     if alpha > MOST_LABELS or batch_size < SMALL_BATCH:
         return False

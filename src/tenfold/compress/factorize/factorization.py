@@ -25,12 +25,12 @@ GATHERING = 0.3  # share of the work, as it is told: of seeing what inputs matte
 
 @dataclass(frozen=True)
 class Factorize:
-    """Factorise linear layers and 1×1 convolutions by SVD, larger convolutions by Tucker-2, CP or a tensor train.
+    """Factorise linear layers and 1×1 convolutions by SVD, larger ones by Tucker-2, one SVD, CP or a tensor train.
 
     `keep` chooses ranks: `Energy(0.9)`, `Share(0.5)` or `Vbmf()`. Ranks are rounded up to `multiple`, since processors
     work on 8 or 16 channels at a time. `kernels` says what larger convolutions become. With `activations`, so many
     training examples say which inputs matter: each layer's output error is minimised, not its weights' (then kernels
-    become two layers, by one SVD). `layers` are patterns of names ("layer3.*"); without any, all are looked at. A
+    become two layers, by one SVD, as they do with `Kernels.SVD`). `layers` are patterns of names ("layer3.*"); without any, all are looked at. A
     layer that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
     """
 
@@ -47,7 +47,7 @@ class Factorize:
             raise ValueError(
                 f"Factorize: activations must be a whole number of at least 0, not {self.activations!r}"
             )
-        if self.activations and self.kernels is not Kernels.TUCKER:
+        if self.activations and self.kernels not in (Kernels.TUCKER, Kernels.SVD):
             raise ValueError(f"Factorize: activations go with no kernels of the form {self.kernels.value}")
         if isinstance(self.layers, str):
             raise ValueError(f"Factorize: layers must be a tuple of patterns, not the string {self.layers!r}")

@@ -16,6 +16,7 @@ from tenfold.compress.factorize.factors import (
     cp,
     damped,
     singular_values,
+    svd_factors,
     tensor_train,
     unfold,
     whitened_svd,
@@ -41,6 +42,7 @@ class Kernels(Enum):
     """What a convolution larger than 1×1 becomes; linear layers and 1×1 convolutions become two by SVD."""
 
     TUCKER = "tucker"  # 1×1, K, 1×1
+    SVD = "svd"  # K, 1×1
     CP = "cp"  # 1×1, depthwise K, 1×1
     TENSOR_TRAIN = "tensor_train"  # 1×1, H×1, 1×W, 1×1
 
@@ -75,14 +77,16 @@ class Form(Protocol):
 
 def form_of(layer: Layer, kernels: Kernels, aware: bool) -> Form:
     """The form for a layer: `aware` of activations, everything is one SVD, with a kernel in its first part."""
+    if kernels is Kernels.SVD or (aware and kernels is Kernels.TUCKER):
+        return Matrix()
     if is_matrix(layer) or kernels is Kernels.TUCKER:
-        return Aware() if aware else Plain()
+        return Plain()
     return Canonical() if kernels is Kernels.CP else Train()
 
 
 def why_no_form(layer: Layer, kernels: Kernels) -> str | None:
     """Why this layer cannot take its form, or None."""
-    if is_matrix(layer) or kernels is Kernels.TUCKER:
+    if is_matrix(layer) or kernels in (Kernels.TUCKER, Kernels.SVD):
         return None
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):  # type: ignore[union-attr]
         return f"its padding goes with no {kernels.value} form"
@@ -115,16 +119,17 @@ class Plain:
         return factorised(layer, ranks)
 
 
-class Aware(Plain):
-    """SVD of the weight as a matrix (O, I·K) in the metric of its inputs; the kernel stays in the first layer.
+class Matrix(Plain):
+    """SVD of the weight as a matrix (O, I·K), where there is a moment in its metric; the kernel stays in the first layer.
 
     For a kernel the channel decomposition of Zhang et al. (2016), "Accelerating Very Deep Convolutional Networks",
     there by the outputs, here by the inputs' second moment.
     """
 
     def spectra(self, layer: Layer, moment: Tensor | None) -> Spectra:
-        assert moment is not None
-        matrix = layer.weight.detach().flatten(1).double() @ torch.linalg.cholesky(damped(moment))
+        matrix = layer.weight.detach().flatten(1).double()
+        if moment is not None:
+            matrix = matrix @ torch.linalg.cholesky(damped(moment))
         return (_spectrum(matrix),)
 
     def ranks(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
@@ -142,9 +147,12 @@ class Aware(Plain):
 
     @torch.no_grad()
     def factorised(self, layer: Layer, ranks: tuple[int, ...], moment: Tensor | None) -> nn.Sequential:
-        assert moment is not None
-        row = self.row(layer, ranks)
-        left, right = whitened_svd(layer.weight.flatten(1), damped(moment), ranks[0])
+        row, matrix = self.row(layer, ranks), layer.weight.flatten(1)
+        left, right = (
+            svd_factors(matrix, ranks[0])
+            if moment is None
+            else whitened_svd(matrix, damped(moment), ranks[0])
+        )
         # At full rank on the output side the second layer is left out.
         for part, values in zip(row, (right, left) if len(row) == 2 else (left @ right,), strict=True):
             _fill(part, values)

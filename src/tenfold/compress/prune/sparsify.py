@@ -222,7 +222,8 @@ class Sparsify:
             if self.saliency is Saliency.FISHER:
                 curvature = fisher_diagonal(model, split, names, run)
             else:
-                curvature = hutchinson_diagonal(model, split, names, run)
+                found = hutchinson_diagonal(model, split, names, run)
+                curvature = {name: smoothed(diagonal) for name, diagonal in found.items()}
         return {
             name: obd(layer.weight.detach(), curvature[f"{name}.weight"]) for name, layer in chosen.items()
         }
@@ -258,8 +259,17 @@ class Sparsify:
 
 
 def obd(weight: Tensor, curvature: Tensor) -> Tensor:
-    """½·h·w² (LeCun, Denker and Solla, 1990, "Optimal Brain Damage", eq. 4), h of the same shape as w.
+    """½·h·w² (LeCun, Denker and Solla, 1990, "Optimal Brain Damage", eq. 4), h ≥ 0 of the same shape as w."""
+    return 0.5 * curvature * weight.square()
 
-    Estimated curvature may fall below zero, which at a minimum it cannot: such an h counts as zero.
+
+def smoothed(diagonal: Tensor) -> Tensor:
+    """|h|, h averaged over each kernel's positions: an estimated diagonal that can be divided or multiplied by.
+
+    Yao et al. (2021), "AdaHessian", section 3.2. An estimate scatters around what it estimates by more than its size.
+    Taken for zero where it falls below, as at a minimum it cannot, nearly half of the weights would go before all
+    others, whatever they are: a ResNet-56 on Fashion-MNIST answered at random without half of its weights.
     """
-    return 0.5 * curvature.clamp_min(0) * weight.square()
+    if diagonal.ndim > 2:
+        diagonal = diagonal.mean(tuple(range(2, diagonal.ndim)), keepdim=True).expand_as(diagonal)
+    return diagonal.abs()

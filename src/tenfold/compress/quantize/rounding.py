@@ -114,7 +114,8 @@ def codes_by_gptq(
     grid = fit(importance(whole.rounded, damping, len(matrix)))
 
     def codes(of: Moments, share: float, follow: bool, again: bool) -> Tensor:
-        towards = followed(matrix, of, share) if follow else matrix
+        # What is zero may have been pruned: it stays so, whatever would follow the inputs better.
+        towards = followed(matrix, of, share).where(matrix != 0, 0.0) if follow else matrix
         found = gptq(towards, of.rounded, grid, damping=share, by_activation=rounding.by_activation)
         return descended(towards, found, of.rounded, grid, damping=share) if again else found
 
