@@ -177,9 +177,13 @@ def test_images_are_mixed_where_there_are_steps_enough(
     weights = many.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in stated.model.state_dict().items())
     assert not torch.equal(weights["fc.weight"], plain.model.state_dict()["fc.weight"])
+    # A recipe from before images were mixed states all that timing decides but that.
+    older = Distill(epochs=12, **stated_of(many)).apply(damaged, task, Run())
+    assert not older.resolved["mixing"]
+    assert torch.equal(older.model.state_dict()["fc.weight"], plain.model.state_dict()["fc.weight"])
     labels = Distill(epochs=12, alpha=1.0).apply(damaged, task, Run())
     assert not labels.resolved["mixing"]  # what is mixed has no label
-    timed = Distill(seconds=60.0, epochs=12).apply(damaged, task, Run())
+    timed = Distill(seconds=600.0, epochs=12).apply(damaged, task, Run())
     assert (timed.resolved["mixing"], timed.resolved["steps"]) == (True, many.resolved["steps"])
 
 
@@ -187,6 +191,35 @@ def stated_of(applied: Applied) -> dict:
     """What timing decided."""
     views = tuple(View(view) for view in applied.resolved["views"])
     return {"views": views, **{k: applied.resolved[k] for k in ("precision", "teacher_precision")}}
+
+
+def test_a_mixed_healing_that_was_stopped_goes_on_mixed(
+    task: Task, damaged: nn.Module, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
+    monkeypatch.setattr(passes_module, "MIXED_STEPS", 40)
+    monkeypatch.setattr(passes_module, "SMALL_BATCH", 8)
+    whole = Distill(epochs=6).apply(damaged, task, Run())
+    stated = stated_of(whole)
+    assert whole.resolved["mixing"]
+    path, calls = tmp_path / "healing.safetensors", 0
+
+    def stopping(share: float, text: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            raise KeyboardInterrupt
+
+    settings = {k: v for k, v in stated.items() if k != "views"}  # so that nothing says how it was shown
+    with pytest.raises(KeyboardInterrupt):
+        Distill(epochs=6, **settings).apply(damaged, task, Run(checkpoint=path, progress=stopping))
+    monkeypatch.setattr(passes_module, "MIXED_STEPS", 10**9)  # a process that would not mix by itself
+    resumed = Distill(epochs=6, **settings).apply(damaged, task, Run(checkpoint=path))
+    assert resumed.resolved["mixing"]
+    assert resumed.resolved["epochs_before"] > 0
+    weights = whole.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in resumed.model.state_dict().items())
 
 
 def test_only_images_can_be_mixed(task: Task) -> None:
@@ -296,6 +329,8 @@ def test_preflight_names_what_is_missing(task: Task) -> None:
         {"views": (View.FLIP,)},
         {"hidden": (("a", "b", "c"),)},
         {"hidden_weight": -1.0},
+        {"mixing": True, "alpha": 0.9},
+        {"mixing": True, "batch_size": 1},
     ],
 )
 def test_parameters_out_of_range_are_refused(options: dict) -> None:

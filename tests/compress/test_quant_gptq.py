@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress.quantize.gptq import descended, gptq, inverse_factor
+from tenfold.compress.quantize.gptq import descended, gptq, inverse_factor, pruned
 from tenfold.compress.quantize.grid import Grid, PerChannel, PerGroup, ZeroPoint
 from tenfold.compress.quantize.layer_inputs import matrix_of, weight_of
 from tenfold.compress.quantize.layers import find_layers
@@ -67,19 +67,40 @@ def test_equals_the_naive_recursion(width: int, group: int, by_activation: bool)
     assert torch.equal(fast, naive_obs(matrix, hessian[0], grid, 0.01, by_activation))
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_what_was_pruned_stays_at_zero_and_others_make_up_for_it(again: bool) -> None:
-    matrix, hessian, grid = problem(3, 6, 24, 100, bits=4)
-    gone = torch.rand(matrix.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+def half_pruned(zero_point: ZeroPoint, share: float = 0.5) -> tuple[Tensor, Tensor, Tensor, Grid]:
+    """A problem of which a share of the weights is gone, and which."""
+    matrix, hessian, _ = problem(3, 6, 24, 100, bits=4)
+    gone = torch.rand(matrix.shape, generator=torch.Generator().manual_seed(0)) < share
     matrix = matrix.masked_fill(gone, 0.0)
+    return gone, matrix, hessian, fit_grid(matrix, 4, PerChannel(), zero_point, Observer.MINMAX)
+
+
+@pytest.mark.parametrize("zero_point", [ZeroPoint.INTEGER, ZeroPoint.SYMMETRIC])
+def test_what_was_pruned_stays_at_zero(zero_point: ZeroPoint) -> None:
+    gone, matrix, hessian, grid = half_pruned(zero_point)
     codes = gptq(matrix, hessian, grid)
-    if again:
-        codes = descended(matrix, codes, hessian, grid)
-    values = grid.dequantized(codes)
-    assert bool((values[gone] == 0).all())
+    for found in (codes, descended(matrix, codes, hessian, grid)):
+        assert bool((grid.dequantized(found)[gone] == 0).all())
+        # A coordinate at its best leaves no other weight a better code, with all others as they are.
+        h = hessian[0] + 0.01 * hessian[0].diagonal().mean() * torch.eye(24, dtype=torch.float64)
+        change = (grid.dequantized(found) - matrix).double()
+        scale = grid.columns(24)[0].double().expand(matrix.shape)
+        left = -(change @ h) / h.diagonal() / scale  # steps from the code to the best real value
+        inside = (found > 0) & (found < grid.top) & ~gone
+        assert float(left[inside].abs().max()) <= 0.5 + 1e-6
     nearest = grid.dequantized(grid.quantized(matrix))
-    assert bool((nearest[gone] == 0).all())
-    assert output_error(values - matrix, hessian) < output_error(nearest - matrix, hessian)
+    found = grid.dequantized(codes)
+    assert output_error(found - matrix, hessian) < output_error(nearest - matrix, hessian)
+
+
+def test_zeros_by_chance_or_beside_the_grid_change_nothing() -> None:
+    gone, matrix, _, grid = half_pruned(ZeroPoint.REAL)
+    assert not pruned(matrix, grid).any()  # no code is zero
+    gone, matrix, _, grid = half_pruned(ZeroPoint.INTEGER, share=0.05)
+    assert 0 < int(gone.sum()) < 0.1 * gone.numel()
+    assert not pruned(matrix, grid).any()
+    gone, matrix, _, grid = half_pruned(ZeroPoint.INTEGER)
+    assert torch.equal(pruned(matrix, grid), gone)
 
 
 def test_groups_are_rounded_as_so_many_layers() -> None:

@@ -33,6 +33,6 @@ def test_whole_steps_tell_the_pace_and_leave_the_network_alone(monkeypatch: pyte
     monkeypatch.setattr(pace, "fit", fit)
     found = pace_on_gpu(task, HERE)
     options, result = asked
-    assert result["steps"] == pace.PACE_STEPS_ON_GPU
+    assert result["steps"] == pace.TRIAL_STEPS_ON_GPU
     assert found == pytest.approx(result["pace"] / options["batch_size"])
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())

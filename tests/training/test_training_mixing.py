@@ -9,7 +9,17 @@ import torch
 from torch import nn
 
 from tenfold.data import Split
-from tenfold.training import Batch, Distillation, Keeper, Precision, TeacherOutputs, fit, soft_loss
+from tenfold.errors import NetworkError
+from tenfold.training import (
+    Batch,
+    Distillation,
+    Keeper,
+    Precision,
+    Supervised,
+    TeacherOutputs,
+    fit,
+    soft_loss,
+)
 from tenfold.training import keeping as keeping_module
 from tenfold.training.mixing import Mixer
 
@@ -41,7 +51,8 @@ def test_a_step_draws_what_its_number_says_and_nothing_of_anyone_elses() -> None
     assert torch.equal(torch.rand(3), wanted)
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-    assert not torch.equal(one, Mixer(HERE, seed=2)(batch(), 7).inputs)
+    for seed in (2, 257, 2**62):
+        assert not torch.equal(one, Mixer(HERE, seed)(batch(), 7).inputs)
 
 
 def test_every_pixel_lies_between_an_image_and_the_one_before_it() -> None:
@@ -55,6 +66,11 @@ def test_every_pixel_lies_between_an_image_and_the_one_before_it() -> None:
         found = mixed.inputs.cpu()
         assert ((found >= low - 1e-6) & (found <= high + 1e-6)).all()
         assert not torch.equal(found, given.inputs)
+
+
+def test_labels_do_not_teach_mixed_images() -> None:
+    with pytest.raises(ValueError, match="labels say nothing of mixed images"):
+        fit(network(0), images(), Supervised(), epochs=1, batch_size=16, precision=Precision(), mixing=True)
 
 
 def test_only_images_are_mixed() -> None:
@@ -75,6 +91,20 @@ def test_the_teacher_answers_what_is_shown_and_labels_have_no_say() -> None:
     other = Batch(mixed.indices, mixed.inputs, mixed.targets.roll(1), mixed.views, mixed=True)
     torch.testing.assert_close(objective(answers, other), wanted, atol=1e-5, rtol=1e-5)
     assert outputs.asked == 0  # nothing of it is kept
+    few = Mixer(HERE, 0)(batch(5), 1)  # of another size than the first
+    found = outputs.fresh(few.inputs)
+    torch.testing.assert_close(found, teacher(few.inputs).detach(), atol=1e-5, rtol=1e-5)
+    outputs.release()
+    torch.testing.assert_close(outputs.fresh(few.inputs), found, atol=1e-5, rtol=1e-5)
+
+
+def test_a_teacher_that_answers_mixed_images_with_nonsense_is_refused() -> None:
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).to(HERE)
+    outputs = TeacherOutputs(broken, images(), precision=Precision())
+    with torch.no_grad():
+        outputs.teacher[1].weight.fill_(torch.nan)
+    with pytest.raises(NetworkError, match="teacher's outputs are not finite"):
+        outputs.fresh(batch().inputs)
 
 
 def test_it_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.compress.batches import asked_together, batch_for, held_out, training_bytes
-from tenfold.compress.passes import how_shown, may_mix, passes_within
+from tenfold.compress.passes import MIXED_PACE, MOST_LABELS, how_shown, may_mix, pace
 from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.compress.versions import Versions
 from tenfold.cost import Device, Inputs
@@ -76,13 +76,14 @@ class Distill:
     `alpha` (the share of the data's own labels) are those of Hinton et al. `learning_rate` and `batch_size` (an upper
     bound) are chosen from the network and the number of examples if not given. `precision` and `teacher_precision`
     ("fp32", "bf16", either followed by ", channels last") are found by timing if not given, and `views` (how examples
-    are shown: as they are, mirrored, shifted) by asking the teacher; a recipe that is to give the same network again states
-    them. `hidden` names pairs (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find
+    are shown: as they are, mirrored, shifted) by asking the teacher; a recipe that is to give the same network again
+    states them, and `mixing`. `hidden` names pairs (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find
     them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
     the run after so many, on the way to the `epochs` that the learning rate falls along. With `alpha` 0 no label is
     read, so the data need none; a teacher of several networks is `training.Ensemble`. `mixing` mixes the images of a
-    step with each other, which the teacher then answers at every step and labels say nothing of; if not given, it is
-    done where there is time for so many steps that images shown as they are would be learnt by heart. An example of `task.train` is to
+    step with each other, which the teacher then answers at every step and labels say nothing of, and counts statistics
+    of norms by the batch; if not given, it is done where there is time for so many steps that images shown as they are
+    would be learnt by heart. An example of `task.train` is to
     be the same whenever it is read: its answers are kept, and on a GPU the example too.
     """
 
@@ -124,6 +125,11 @@ class Distill:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Distill: {name} must be a whole number of at least 1, not {value!r}")
+        if self.mixing and (self.alpha > MOST_LABELS or self.batch_size < 2):
+            raise ValueError(
+                f"Distill: labels say nothing of mixed images, and one image mixes with none: mixing goes with an alpha "
+                f"of at most {MOST_LABELS} and a batch_size of at least 2, not {self.alpha!r} and {self.batch_size}"
+            )
         if self.views is not None and View.IDENTITY not in self.views:
             raise ValueError("Distill: views must hold the identity, in which the network is judged")
         if not isinstance(self.hidden, Matching):
@@ -226,26 +232,33 @@ class Distill:
             )
         optimizer = self.optimizer(student, batch_size, min(versions.losses.values()))
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
-        epochs_asked = math.inf if self.epochs is None else self.epochs
+        most = math.inf if self.epochs is None else self.epochs
+        better_mixed = partial(may_mix, train, self.alpha, batch_size, steps=self.steps)
         diverged: str | None = None
         precise: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "precision": precision}
-        mixing = decided.get("mixing", self.mixing)
+        mixing = decided.get("mixing", False) if decided else self.mixing
+        if mixing is None and self.precision is not None and self.views is not None:
+            mixing = (
+                False  # a recipe that states all else that a search decides, from before images were mixed
+            )
         try:
             if "epochs" in decided:
                 epochs = decided["epochs"]
             elif math.isfinite(deadline):
                 # The time becomes a number of passes before the first step, so that the same passes give the
                 # same network again, on whatever machine.
-                pace = partial(passes_within, deadline, student, train, objective, run.seed, precise)
-                fitting = pace(bool(mixing))
-                if mixing is None and may_mix(train, self.alpha, batch_size, min(epochs_asked, fitting)):
-                    mixed = pace(True)  # the teacher takes its time at every step
-                    mixing = may_mix(train, self.alpha, batch_size, min(epochs_asked, mixed))
-                    fitting = mixed if mixing else fitting
-                epochs = min(epochs_asked, fitting)
+                timed = partial(pace, deadline, student, train, objective, run.seed, precise)
+                known = timed(bool(mixing))
+                fitting = 0.0 if known is None else known.passes_by(deadline)
+                if mixing is None and better_mixed(min(most, fitting / MIXED_PACE)):
+                    mixed = timed(True)
+                    if mixed is not None and better_mixed(min(most, mixed.passes_by(deadline))):
+                        known, mixing = mixed, True
+                mixing = bool(mixing)
+                epochs = 0.0 if known is None else min(most, known.passes_by(deadline))
                 precise["graph"] = True  # as it was timed
             if mixing is None:
-                mixing = may_mix(train, self.alpha, batch_size, epochs)
+                mixing = better_mixed(epochs)
             precise |= how_shown(mixing)
             if keeper is not None:
                 keeper.also = teacher.save
@@ -270,6 +283,7 @@ class Distill:
                     result, diverged = error.result, str(error)  # what it had learned by then is not lost
         finally:
             teacher.save()
+            teacher.release()
             judge.save()
         if result.steps:
             versions.note("trained")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tenfold.compress.batches import batch_for, training_bytes
 from tenfold.compress.distill import Distill
-from tenfold.compress.passes import PACE_STEPS_ON_GPU
+from tenfold.compress.passes import TRIAL_STEPS_ON_GPU
 from tenfold.data import Task
 from tenfold.errors import NetworkError
 from tenfold.search.frontier import ORIGINAL
@@ -55,14 +55,14 @@ def pace_on_gpu(task: Task, place: torch.device) -> float:
     precision, _ = precision_and_pace(model, task.example(batch), examples=batch)
     few = remembered(task.train.take(BATCHES * batch), place)
     done = fit(
-        model, few, Standstill(), epochs=PACE_STEPS_ON_GPU * batch / len(few), optimizer=AdamW(1e-6),
+        model, few, Standstill(), epochs=TRIAL_STEPS_ON_GPU * batch / len(few), optimizer=AdamW(1e-6),
         batch_size=batch, precision=precision, hold_norms=True, graph=True,
     )  # fmt: skip
     return done.pace / batch
 
 
 class Standstill:
-    """An objective that takes as long as others and teaches nothing: the answers' energy, hardly weighed."""
+    """An objective that takes as long as answers that are kept, and teaches nothing: the answers' energy, hardly weighed."""
 
     views: tuple[View, ...] = (View.IDENTITY,)
 

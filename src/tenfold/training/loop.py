@@ -119,8 +119,10 @@ def fit(
     and then falls to zero along the share of the work done. `precision` is timed and chosen if not given.
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
-    can be stopped again. `mixing` mixes the images of every step with each other (`mixing.Mixer`). `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that
-    pays; it must be False where the objective changes what the network computes as it goes. For one seed the result is the same up to what timing decides.
+    can be stopped again. `mixing` mixes the images of every step with each other (`mixing.Mixer`; `ValueError` for other
+    data). `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that pays; it must be
+    False where the objective changes what the network computes as it goes. For one seed the result is the same up to
+    what timing decides.
 
     Raises `Diverged` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it is
     left whole and in eval mode.

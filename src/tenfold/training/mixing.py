@@ -8,6 +8,7 @@ is patient and consistent"), but cannot be kept: it answers at every step.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import torch
@@ -29,7 +30,14 @@ class Mixer:
         """The batch mixed, on the device."""
         if not is_image(batch.inputs):
             raise ValueError("only float images (N, C, H, W) can be mixed")
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed((self._seed << 24) + step)  # of which a processor takes 32 bits
+        on_gpu = self._device.type == "cuda"
+        with torch.random.fork_rng(devices=[self._device] if on_gpu else []):
+            # A processor's generator takes no more than 32 bits of a seed.
+            seed = zlib.crc32(f"{self._seed} {step}".encode())
+            if on_gpu:
+                with torch.cuda.device(self._device):
+                    torch.cuda.manual_seed(seed)
+            else:
+                torch.default_generator.manual_seed(seed)
             inputs, _ = self._augmenter(batch.inputs.to(self._device))
         return replace(batch, inputs=inputs, mixed=True)

@@ -29,12 +29,14 @@ class Objective(Protocol):
 
 
 class Supervised:
-    """Learn from the data's own targets."""
+    """Learn from the data's own targets; `ValueError` for mixed images, which have none."""
 
     def __init__(self, views: tuple[View, ...] = (View.IDENTITY,)) -> None:
         self.views = views
 
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        if batch.mixed:
+            raise ValueError("labels say nothing of mixed images: let a teacher answer them")
         return hard_loss(outputs, batch.targets.to(outputs.device))
 
     @contextmanager

@@ -112,11 +112,19 @@ class TeacherOutputs:
         return outputs
 
     def fresh(self, inputs: Inputs) -> Tensor:
-        """Answers (N, …) to inputs that are no examples, float32: computed each time, and left on the device."""
+        """Answers (N, …) to inputs that are no examples, float32: computed each time, and left on the device.
+
+        The next call may overwrite them. Raises `NetworkError` where the first ones are no answers.
+        """
         inputs = self.precision.inputs(inputs, self.device)
         if self._fresh is None:
+            self._run(inputs)  # which checks them
             self._fresh = answering(self.teacher, inputs, self.precision)
         return self._fresh(inputs)
+
+    def release(self) -> None:
+        """Give back the memory that fresh answers took on a GPU."""
+        self._fresh = None
 
     def save(self) -> None:
         """Write what is known to the folder, if there is one and anything is new; not, where the disk takes no more."""

@@ -1,4 +1,7 @@
-"""Movement pruning: scores that are learnt beside the weights say which weights stay (Sanh, Wolf and Rush, 2020)."""
+"""Movement pruning: scores that are learnt beside the weights say which weights stay (Sanh, Wolf and Rush, 2020).
+
+They begin at the weights' magnitudes: the fewer steps, the nearer to pruning by magnitude.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Saliency(Enum):
     FISHER = "fisher"  # OBD, ½·h·w² with h of the diagonal Fisher matrix
     HUTCHINSON = "hutchinson"  # OBD with h of the Hessian's diagonal, estimated
     OBS = "obs"  # ½·w²/[H⁻¹]_qq of the layer's own output; the other weights make up for it
-    MOVEMENT = "movement"  # learnt while training: weights that move towards zero go
+    MOVEMENT = "movement"  # learnt while training: from its magnitude on, what moves towards zero goes
     RANDOM = "random"  # the trivial baseline
 
 
@@ -150,7 +150,7 @@ class Sparsify:
                     applied = heal.taught(model, task, run.part(cut, end), given)
                     model = applied.model
                     chosen, _ = self._chosen(model)
-                    healed.append({"kept": applied.resolved["kept"], "loss": applied.resolved["loss"]})
+                    healed.append({key: applied.resolved[key] for key in ("kept", "loss", "mixing")})
         weights = {name: layer.weight.detach() for name, layer in chosen.items() if name not in skipped}
         return Applied(
             model.eval(),

@@ -14,6 +14,7 @@ from torch import Tensor
 from tenfold.compress.quantize.grid import Grid
 from tenfold.errors import NetworkError
 
+PRUNED = 0.1  # of the weights at zero: fewer may be so by chance
 BLOCK = 128  # inputs whose updates of later inputs are gathered into one matrix product
 
 
@@ -24,7 +25,7 @@ def gptq(
 
     `damping` is added to the diagonal as a share of its mean, and more where H is still singular. With
     `by_activation` the inputs with the largest H_ii are rounded first. An input that was never active is rounded to
-    nearest, and what is zero stays so: it may have been pruned. Computed in float64.
+    nearest; what was `pruned` stays at zero. Computed in float64.
     """
     groups, width = hessian.shape[0], matrix.shape[1]
     w_GRK = matrix.detach().double().reshape(groups, -1, width).clone()
@@ -40,7 +41,7 @@ def gptq(
     ordered = hessian.double().gather(1, order[:, :, None].expand_as(hessian))
     ordered = ordered.gather(2, order[:, None, :].expand_as(hessian))
     factor = inverse_factor(ordered, damping)
-    gone, nothing = w_GRK == 0, zero.round().clamp(0, grid.top)
+    stays = pruned(matrix, grid).reshape(w_GRK.shape).gather(2, along_rows)
 
     codes = torch.empty_like(w_GRK)
     for start in range(0, width, BLOCK):
@@ -48,14 +49,26 @@ def gptq(
         errors = torch.empty_like(w_GRK[:, :, start:stop])
         for i in range(start, stop):
             q = torch.round(w_GRK[:, :, i] / scale[:, :, i] + zero[:, :, i]).clamp_(0, grid.top)
-            q = torch.where(gone[:, :, i], nothing[:, :, i], q)
+            q = torch.where(stays[:, :, i], zero[:, :, i], q)
             codes[:, :, i] = q
             error = (w_GRK[:, :, i] - scale[:, :, i] * (q - zero[:, :, i])) / factor[:, None, i, i]
             w_GRK[:, :, i:stop] -= error[:, :, None] * factor[:, None, i, i:stop]
             errors[:, :, i - start] = error
         w_GRK[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     found = torch.empty_like(codes).scatter_(2, along_rows, codes).reshape(matrix.shape).to(torch.uint8)
-    return best_around_zeros(matrix, found, hessian, grid, damping) if bool(gone.any()) else found
+    return best_around_zeros(matrix, found, hessian, grid, damping) if bool(stays.any()) else found
+
+
+def pruned(matrix: Tensor, grid: Grid) -> Tensor:
+    """Which weights of `matrix` (R, K) pruning set to zero: (R, K). None where few are zero, as may be by chance.
+
+    None either on a grid with a real zero point, on which nothing is exactly zero.
+    """
+    zeros = matrix == 0
+    _, zero_point = grid.columns(matrix.shape[1])
+    if float(zeros.float().mean()) < PRUNED or not bool((zero_point == zero_point.round()).all()):
+        return torch.zeros_like(zeros)
+    return zeros
 
 
 def best_around_zeros(matrix: Tensor, codes: Tensor, hessian: Tensor, grid: Grid, damping: float) -> Tensor:
@@ -82,7 +95,7 @@ def descended(
     """`codes` (R, K) after each was set in turn to the best one for the others as they are, for up to so many rounds.
 
     Coordinate descent on (ŵ − w)ᵀ (H + δ) (ŵ − w): the error never grows. GPTQ looks at each weight once, before it
-    knows what becomes of those after it; this looks again. What is zero is left as it was rounded.
+    knows what becomes of those after it; this looks again. What was `pruned` stays at zero.
     """
     groups, width = hessian.shape[0], matrix.shape[1]
     w_GRK, q_GRK = (each.double().reshape(groups, -1, width) for each in (matrix, codes))
@@ -90,6 +103,7 @@ def descended(
     scale, zero = (
         values.double().expand(matrix.shape).reshape(w_GRK.shape) for values in grid.columns(width)
     )
+    stays = pruned(matrix, grid).reshape(q_GRK.shape)
     h_GKK = damped(hessian.double(), damping)
     slope = (scale * (q_GRK - zero) - w_GRK) @ h_GKK
     for _ in range(rounds):
@@ -97,7 +111,7 @@ def descended(
         for i in range(width):
             away = slope[:, :, i] / h_GKK[:, None, i, i]  # from the best real value
             best = torch.round(q_GRK[:, :, i] - away / scale[:, :, i]).clamp_(0, grid.top)
-            best = torch.where(w_GRK[:, :, i] == 0, q_GRK[:, :, i], best)
+            best = torch.where(stays[:, :, i], q_GRK[:, :, i], best)
             step = scale[:, :, i] * (best - q_GRK[:, :, i])
             if bool(step.any()):
                 changed = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tenfold.compress.quantize.gptq import damped, descended, gptq, inverse_factor
+from tenfold.compress.quantize.gptq import damped, descended, gptq, inverse_factor, pruned
 from tenfold.compress.quantize.grid import Grid
 from tenfold.compress.quantize.moments import Moments, moments
 from tenfold.compress.quantize.spans import Span, Unit, Values
@@ -112,10 +112,10 @@ def codes_by_gptq(
     whole = sum(halves[1:], halves[0])
     damping = MIDDLE if rounding.damping is None else rounding.damping
     grid = fit(importance(whole.rounded, damping, len(matrix)))
+    gone = pruned(matrix, grid)  # which stay at zero, whatever would follow the inputs better
 
     def codes(of: Moments, share: float, follow: bool, again: bool) -> Tensor:
-        # What is zero may have been pruned: it stays so, whatever would follow the inputs better.
-        towards = followed(matrix, of, share).where(matrix != 0, 0.0) if follow else matrix
+        towards = followed(matrix, of, share).masked_fill(gone, 0.0) if follow else matrix
         found = gptq(towards, of.rounded, grid, damping=share, by_activation=rounding.by_activation)
         return descended(towards, found, of.rounded, grid, damping=share) if again else found
 
