@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +115,15 @@ def test_a_latency_that_cannot_be_met_or_measured_is_told(residual: Task) -> Non
         Prune(target_macs=0.5, target_latency=0.5)
     with pytest.raises(ValueError, match="target_latency must be"):
         Prune(target_latency=1.5)
+
+
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_nothing_is_left_in_memory(pair: Task, criterion: Criterion) -> None:
+    def parameters() -> int:
+        gc.collect()
+        return sum(type(thing) is nn.Parameter for thing in gc.get_objects())
+
+    scores(pair, criterion)
+    before = parameters()
+    scores(pair, criterion)
+    assert parameters() == before

@@ -170,8 +170,8 @@ class Gates:
         self.change.clear()
 
     def add(self, family: Family, member: Member, axis: int, x: Tensor, gradient: Tensor) -> None:
-        """A layer used `x`, whose channels lie on `axis`."""
-        change = (x.detach() * gradient).float().movedim(axis, -1)
+        """A layer used `x` (without its history), whose channels lie on `axis`."""
+        change = (x * gradient).float().movedim(axis, -1)
         if change.shape[0] % self.examples:  # examples are not the leading dimension: take them together
             change = change.reshape(1, -1, change.shape[-1])
         change = change.reshape(min(self.examples, change.shape[0]), -1, change.shape[-1]).sum(1)
@@ -201,8 +201,10 @@ def watched_gates(network: nn.Module, families: Iterable[Family]) -> Iterator[Ga
             def watch(_: nn.Module, args: Any, uses: Any = users[path], axis: int = axis) -> None:
                 x = args[0]
                 if x.requires_grad:
+                    # A hook that holds what it hangs on is never freed, and with it all activations of the batch.
+                    seen = x.detach()
                     for family, member in uses:
-                        x.register_hook(lambda g, f=family, m=member: gates.add(f, m, axis, x, g))
+                        x.register_hook(lambda g, f=family, m=member: gates.add(f, m, axis, seen, g))
 
             handles.append(module.register_forward_pre_hook(watch))
     try:
