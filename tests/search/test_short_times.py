@@ -18,9 +18,10 @@ from tenfold.models import CifarResNet
 from tenfold.search import Budget
 from tenfold.search.baselines import add_baselines
 from tenfold.search.clock import Clock
-from tenfold.search.finish import finish
+from tenfold.search.finish import finish, seconds_needed
 from tenfold.search.frontier import BASELINES, ORIGINAL
 from tenfold.search.job import Job
+from tenfold.search.shrinking import time_to_scan
 from tenfold.search.store import Store, identity_of
 
 
@@ -52,6 +53,16 @@ def test_only_the_original_is_made_when_the_time_is_over_and_more_time_makes_the
     long = job_for(task, tmp_path / "run", 600.0)
     assert add_baselines(long) == {}
     assert {point.id for point in long.store.points()} == set(BASELINES)
+
+
+def test_no_scan_is_begun_that_nothing_could_follow(task: tenfold.Task, tmp_path: Path) -> None:
+    job = job_for(task, tmp_path / "run", 600.0)
+    add_baselines(job)
+    assert time_to_scan(job)
+    job.clock = Clock(600.0, before=600.0 - seconds_needed(job) - 30.0)  # a scan may take 60 s
+    assert not time_to_scan(job)
+    job.store.finish_step("scan", {"blocks": {}, "groups": {}})  # made by an earlier run: it takes no time
+    assert time_to_scan(job)
 
 
 def test_nothing_is_searched_for_before_plain_int8_is_known(

@@ -17,12 +17,12 @@ from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
 from tenfold.search.finalists import NAMES
 from tenfold.search.finish import RESULT, finish, seconds_needed
-from tenfold.search.frontier import BASELINES, PLAIN_INT8, Frontier
+from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8, Frontier
 from tenfold.search.job import Job
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
-from tenfold.search.structures import scan
+from tenfold.search.structures import SCAN_SHARE, scan
 from tenfold.search.variants import add_variants, add_what_may_do
 from tenfold.training import place_for, training_place
 
@@ -90,7 +90,7 @@ def shrink(
         if plain_known(job):
             add_what_may_do(job)
         if plain_known(job):
-            structures = scan(job)
+            structures = scan(job) if time_to_scan(job) else None
             job.keep_time()
             if structures is not None and in_time(job):
                 heal_finalists(job, structures)
@@ -106,6 +106,14 @@ def shrink(
 def in_time(job: Job) -> bool:
     """Whether there is time for more than the end takes."""
     return job.clock.left() > seconds_needed(job)
+
+
+def time_to_scan(job: Job) -> bool:
+    """Whether anything could follow a scan of blocks and widths, which a run that goes on does not do again."""
+    if job.store.step("scan") is not None:
+        return in_time(job)
+    tracing = job.store.point(ORIGINAL).seconds or 0.0  # which takes about as long as its export did
+    return job.clock.left() - seconds_needed(job) > 2 * SCAN_SHARE * job.clock.limit + tracing
 
 
 def plain_known(job: Job) -> bool:
