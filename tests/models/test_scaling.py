@@ -103,10 +103,10 @@ def test_the_grid_search_finds_the_best_of_equal_cost() -> None:
             math.nan if len(seen) == 3 else -abs(scaled.rule.beta - 1.2)
         )  # a run that failed is never the best
 
-    found = search_rule("mobilenet_v1", evaluate, tolerance=0.12, step=0.1, **SMALL)
+    found = search_rule("mobilenet_v1", evaluate, tolerance=0.15, step=0.15, **SMALL)
     assert len(found.trials) == len(seen) == 12
     assert len({(trial.scaled.params, trial.scaled.resolution) for trial in found.trials}) == 12
-    assert all(trial.scaled.macs == pytest.approx(2 * found.base_macs, rel=0.12) for trial in found.trials)
+    assert all(trial.scaled.macs == pytest.approx(2 * found.base_macs, rel=0.15) for trial in found.trials)
     scores = [trial.score for trial in found.trials if math.isfinite(trial.score)]
     assert found.best.score == max(scores)
 
