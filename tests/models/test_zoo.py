@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tenfold.cli import main
 from tenfold.errors import NetworkError
 from tenfold.models import Card, create, named_network, zoo, zoo_names
 from tenfold.models.zoo import store, zoo_card, zoo_network
@@ -71,7 +72,7 @@ def test_without_weights_the_structure_alone(model: torch.nn.Module, tmp_path: P
 
 def test_unknown_name(model: torch.nn.Module, tmp_path: Path) -> None:
     store("small", model, CARD, folder=tmp_path)
-    with pytest.raises(NetworkError, match=r"no network zoo:smal; did you mean 'small'"):
+    with pytest.raises(NetworkError, match=r"no network zoo:smal; did you mean 'zoo:small'"):
         zoo_network("smal", folder=tmp_path)
 
 
@@ -129,3 +130,13 @@ def test_what_was_trained_on_cifar10_scores_what_its_card_says(name: str) -> Non
             right += int((network(inputs).argmax(1) == labels).sum())
     # Three standard deviations of a share of 1,000 are 3 points at 90%.
     assert right / count == pytest.approx(zoo_card(name).accuracy["test"], abs=0.03)
+
+
+def test_the_command_tells_what_a_trained_network_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", "zoo:resnet20_cifar10"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "zoo:resnet20_cifar10" in said
+    assert f"{zoo_card('resnet20_cifar10').accuracy['test']:.2%} of test" in said
+    assert "272,474" in said

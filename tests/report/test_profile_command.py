@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tenfold.cli import main
 from tenfold.cli.inputs import expected, read_inputs, takes_tokens
+from tenfold.compress import save
 from tenfold.errors import BudgetError
 
 
@@ -59,6 +60,23 @@ def test_inputs_as_texts() -> None:
     ]
     assert read_inputs(["4x3"], net.half().to("meta"), "x", None)[0].is_meta
     assert sizes(read_inputs(["4x3"], net, "x", None)) == [((4, 3), torch.float16)]
+
+
+def test_a_network_is_counted_on_what_it_was_made_for(tmp_path: Path) -> None:
+    for spec, shape in (
+        ("resnet20", (3, 32, 32)),
+        ("efficientnet_b7", (3, 600, 600)),
+        ("vit_s_16?resolution=32", (3, 32, 32)),
+        ("efficientnet_b0?resolution=64&in_channels=1", (1, 64, 64)),
+    ):
+        assert expected(image(), spec) == (1, *shape)
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    save(tmp_path / "grey", grey, (), inputs=torch.zeros(2, 1, 9, 9))
+    assert sizes(read_inputs([], grey, str(tmp_path / "grey"), None)) == [((1, 1, 9, 9), torch.float32)]
+    words = {"input_ids": torch.zeros(2, 7, dtype=torch.long)}
+    save(tmp_path / "words", Tokens(), (), inputs=words)
+    found = read_inputs([], Tokens(), str(tmp_path / "words"), 4)
+    assert sizes(found) == {"input_ids": ((4, 7), torch.int64)}
 
 
 def test_tokens_follow_from_the_first_layer() -> None:
@@ -155,7 +173,7 @@ def test_on_a_device(networks: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     ("arguments", "says"),
     [
         (["{net}", "--device", "h20"], "nor in the catalogue (cpu"),
-        (["zoo:resnet56_fashon"], "did you mean 'resnet56_fashion_mnist'"),
+        (["zoo:resnet56_fashon"], "did you mean 'zoo:resnet56_fashion_mnist'"),
         (["{net}", "--compare", "nowhere:nothing"], "no module 'nowhere'"),
         (["{net}", "--input", "1x4x10x10"], "given 1×4×10×10"),
         (["{net}", "--input", "1x3xten"], "--input '1x3xten' is no shape"),

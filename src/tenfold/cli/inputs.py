@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenfold.errors import BudgetError, NetworkError
@@ -32,7 +33,7 @@ def read_inputs(texts: Sequence[str], model: nn.Module, spec: str, batch: int | 
     import torch
 
     parsed = [_parsed(part) for text in texts for part in text.split(",")]
-    parsed = parsed or [(None, expected(model, spec), None)]
+    parsed = parsed or _stored(spec) or [(None, expected(model, spec), None)]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if len({name is None for name, _, _ in parsed}) == 2:
         raise BudgetError("--input: give all inputs a name (input_ids=1x128) or none")
@@ -59,6 +60,22 @@ def _parsed(text: str) -> tuple[str | None, tuple[int, ...], torch.dtype | None]
     if dtype is not None and dtype not in DTYPES:
         raise BudgetError(f"--input {text!r}: no type {dtype!r}{nearest(dtype, DTYPES)}")
     return name, dimensions(shape), getattr(torch, dtype) if dtype else None
+
+
+def _stored(spec: str) -> list[tuple[str | None, tuple[int, ...], torch.dtype | None]]:
+    """What a saved network in the folder `spec` was saved with, for one example; nothing for another name."""
+    import torch
+
+    from tenfold.compress import is_saved, read_structure
+    from tenfold.compress.saved import STRUCTURE
+
+    if not is_saved(Path(spec)):
+        return []
+    inputs = read_structure(Path(spec) / STRUCTURE).inputs
+    return [
+        (name if inputs.kind == "dict" else None, (1, *one.shape[1:]), getattr(torch, one.dtype))
+        for name, one in inputs.tensors
+    ]
 
 
 def _dtype(name: str | None, model: nn.Module) -> torch.dtype:
@@ -90,12 +107,19 @@ def weights_dtype(model: nn.Module) -> torch.dtype:
 
 
 def expected(model: nn.Module, spec: str) -> tuple[int, ...]:
-    """The shape, for one example, that the network was made for: as its library says, else an image of 224×224.
+    """The shape, for one example, that the network was made for: as its options and its table, or its library, say.
+
+    Else an image of 224×224.
 
     Raises `NetworkError` where it takes neither tokens nor images, so that the shape must be given.
     """
-    from tenfold.models import zoo_card
+    from tenfold.models import describe, names, zoo_card
+    from tenfold.models.external import parsed
 
+    if spec.partition("?")[0] in names():
+        name, given = parsed(spec)
+        side = given.get("resolution", describe(name).resolution)
+        return (1, given.get("in_channels", 3), side, side)
     source, _, name = spec.partition(":")
     if source == "zoo":
         return (1, *zoo_card(name).input_shape)

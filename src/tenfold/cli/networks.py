@@ -19,18 +19,25 @@ def models(
     from rich.table import Table
 
     from tenfold.cost.table import quantity
-    from tenfold.models import describe, names, options, zoo_names
+    from tenfold.models import describe, names, options, zoo_card, zoo_names
 
     if name is not None:
-        known = describe(name)
-        lines = {
+        source, _, trained = name.rpartition(":")
+        card = zoo_card(trained) if source == "zoo" else None
+        known = describe(name if card is None else card.architecture)
+        lines = {} if card is None else {"trained": name, "on": card.data, "licence": card.licence}
+        if card is not None:
+            lines["right"] = "; ".join(
+                f"{100 * share:.2f}% of {split}" for split, share in card.accuracy.items()
+            )
+        lines |= {
             "network": known.name,
             "family": known.family,
             "paper": known.paper,
             "parameters": f"{known.params:,}",
             "multiply-adds": f"{known.macs:,} (one image of {known.resolution}×{known.resolution})",
             "top-1": "–" if known.top1 is None else f"{known.top1}% on {known.data} ({known.top1_source})",
-            "options": ", ".join(options(name)),
+            "options": ", ".join(options(known.name)),
         }
         for title, text in lines.items():
             out.print(f"{title:<14} {text}", soft_wrap=True, markup=False, highlight=False)
@@ -48,10 +55,13 @@ def models(
             ", ".join(known.paper.split(", ")[:2]),  # authors and year
         )
     out.print(table)
+    here = zoo_names()
+    rest = [f"zoo:{each}" for each in zoo_names(everything=True) if each not in here]
+    more = f'; with `pip install "tenfold[zoo]"` also {", ".join(rest)}' if rest else ""
     out.print(
         "Counted for one square image of that side; top-1 on ImageNet-1k, on CIFAR-10 at side 32. "
         "`tenfold models NAME` says whose figures these are, and which options it takes.\n"
-        f"With weights: {', '.join(f'zoo:{each}' for each in zoo_names())}",
+        f"With weights: {', '.join(f'zoo:{each}' for each in here)}" + more,
         soft_wrap=True,
         markup=False,
         highlight=False,

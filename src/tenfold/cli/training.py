@@ -34,7 +34,12 @@ def train(
     epochs: Annotated[
         float | None, typer.Option("--epochs", help="passes over the data, instead of the recipe's")
     ] = None,
-    time: Annotated[str | None, typer.Option("--time", help="an upper bound on the time, as 10m")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time", help="an upper bound on training, in all calls together, as 10m; scoring comes on top"
+        ),
+    ] = None,
     folder: Annotated[Path, typer.Option("--out", help="the run's folder")] = Path("runs/train"),
     device: Annotated[
         str | None, typer.Option("--device", help="cpu or cuda; without, a GPU if there is one")

@@ -43,10 +43,13 @@ class Card:
     package: PackagedWeights | None = None
 
 
-def zoo_names(folder: Path | None = None) -> list[str]:
-    """The networks whose weights are here: those that ship (or lie in another folder), and of installed packages."""
+def zoo_names(folder: Path | None = None, *, everything: bool = False) -> list[str]:
+    """The networks whose weights are here: those that ship (or lie in another folder), and of installed packages.
+
+    With `everything`, those of packages that could be installed as well.
+    """
     folder = folder or WEIGHTS
-    return [name for name in _cards(folder) if _has_weights(name, folder)]
+    return [name for name in _cards(folder) if everything or _has_weights(name, folder)]
 
 
 def zoo_card(name: str, folder: Path | None = None) -> Card:
@@ -54,7 +57,9 @@ def zoo_card(name: str, folder: Path | None = None) -> Card:
     folder = folder or WEIGHTS
     known = _cards(folder)
     if name not in known:
-        raise NetworkError(f"no network zoo:{name}{nearest(name, known)}")
+        raise NetworkError(
+            f"no network zoo:{name}{nearest(f'zoo:{name}', [f'zoo:{each}' for each in known])}"
+        )
     stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     allowed = {field.name for field in fields(Card)}
     required = {field.name for field in fields(Card) if field.default is MISSING}
