@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tenfold.cli.options import Debug, out
+
+if TYPE_CHECKING:
+    from tenfold.models import Card
 
 
 def models(
@@ -25,11 +28,7 @@ def models(
         source, _, trained = name.rpartition(":")
         card = zoo_card(trained) if source == "zoo" else None
         known = describe(name if card is None else card.architecture)
-        lines = {} if card is None else {"trained": name, "on": card.data, "licence": card.licence}
-        if card is not None:
-            lines["right"] = "; ".join(
-                f"{100 * share:.2f}% of {split}" for split, share in card.accuracy.items()
-            )
+        lines = {} if card is None else {"trained": name, **_trained(card)}
         lines |= {
             "network": known.name,
             "family": known.family,
@@ -66,3 +65,9 @@ def models(
         markup=False,
         highlight=False,
     )
+
+
+def _trained(card: Card) -> dict[str, str]:
+    """What is known of a network's weights, a line each."""
+    right = "; ".join(f"{100 * share:.2f}% of {split}" for split, share in card.accuracy.items())
+    return {"on": card.data, "licence": card.licence, "right": right}

@@ -77,8 +77,8 @@ class Distill:
     bound) are chosen from the network and the number of examples if not given. `precision` and `teacher_precision`
     ("fp32", "bf16", either followed by ", channels last") are found by timing if not given, and `views` (how examples
     are shown: as they are, mirrored, shifted) by asking the teacher; a recipe that is to give the same network again
-    states them, and `mixing`. `hidden` names pairs (student layer, teacher layer) to match with weight `hidden_weight`, or says how to find
-    them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
+    states them, and `mixing`. `hidden` names pairs (student layer, teacher layer) to match with weight
+    `hidden_weight`, or says how to find them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
     the run after so many, on the way to the `epochs` that the learning rate falls along. With `alpha` 0 no label is
     read, so the data need none; a teacher of several networks is `training.Ensemble`. `mixing` mixes the images of a
     step with each other, which the teacher then answers at every step and labels say nothing of, and counts statistics

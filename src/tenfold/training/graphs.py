@@ -41,9 +41,9 @@ def graphed(model: nn.Module, inputs: Inputs | None, precision: Precision) -> It
     """What runs the network as it stands, in its mode: from graphs while the context lasts, where that is possible.
 
     `inputs` are an example of those to come, on the network's device, or None where no graph is wanted; what has
-    another shape runs plainly. So does everything on other devices, in networks with hooks, in networks that draw random numbers (dropout), and in those
-    whose graphs answer otherwise than they do (branches that Python takes). What the network computes must not change
-    while the context lasts, but for its weights.
+    another shape runs plainly. So does everything on other devices, in networks with hooks, in networks that draw
+    random numbers (dropout), and in those whose graphs answer otherwise than they do (branches that Python takes).
+    What the network computes must not change while the context lasts, but for its weights.
     """
     plain = Plain(model, precision)
     if plain.device.type != "cuda" or not isinstance(inputs, Tensor) or hooked(model):

@@ -23,7 +23,7 @@ class Remembered(Split):
     def __init__(self, split: Split, device: torch.device) -> None:
         self._stacked, self._dataset, self._device = split._stacked, split._dataset, device
         self._known = torch.zeros(len(split), dtype=torch.bool)
-        self._read_before, self._seconds = 0, 0.0
+        self._seconds = 0.0  # that reading took
         inputs, targets = split.select([0])
         self._inputs: Tensor | None = None
         if isinstance(inputs, Tensor):
@@ -39,9 +39,10 @@ class Remembered(Split):
 
     def waiting(self) -> float:
         """Seconds that reading takes of all that was not read yet, at the pace so far."""
-        if self._inputs is None or not self._read_before:
+        known = int(self._known.sum())
+        if self._inputs is None or not known:
             return 0.0
-        return int((~self._known).sum()) * self._seconds / self._read_before
+        return (len(self) - known) * self._seconds / known
 
     def _read(self, index: Tensor) -> bool:
         """Read these examples; where one does not fit in with the rest, nothing is remembered any more."""
@@ -57,7 +58,6 @@ class Remembered(Split):
         self._inputs[index.to(self._device)] = inputs.to(self._device)
         self._targets[index] = targets
         self._known[index] = True
-        self._read_before += len(index)
         self._seconds += time.monotonic() - began
         return True
 
