@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress.blame import HIGHEST_DB, blame
+from tenfold.compress.answers import distance
+from tenfold.compress.blame import HIGHEST_DB, Bench, blame
 from tenfold.compress.changes import CHANGES
 from tenfold.compress.layers import weighted_layers
+from tenfold.compress.quantize import Quantize
 from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -133,3 +135,51 @@ def test_the_table_and_the_map_show_every_layer_and_escape_names(task: Task, tmp
     assert "first" in page
     assert blame_table(data).row_count == 4
     assert change_table(data["columns"][0]).row_count == 2
+
+
+def test_inputs_are_rounded_as_quantize_rounds_them(task: Task) -> None:
+    whole = Quantize(weight_bits=8, bias_correction=False).apply(task.model, task, Run())
+    scales = sorted(tensor["scale"] for tensor in whole.resolved["tensors"].values())
+    affines = [affine for row in Bench(task, 40).inputs.values() for affine in row.values()]
+    assert sorted(affine.scale for affine in affines) == scales
+    inputs, _ = task.validation.select(range(40))
+    with torch.no_grad():
+        moved = distance(whole.model(inputs), task.model(inputs), classes=True)
+    for column in blame(task, ["int8-full", "int8-activations"], examples=40).columns:
+        assert column.whole is not None
+        if column.change == "int8-full":
+            assert column.whole.distance == pytest.approx(moved, rel=0.01)
+        else:
+            assert 0 < column.whole.distance < moved
+        assert column.layers["first"].spared == column.layers["last"].alone
+
+
+def test_the_layer_that_reads_an_outlier_is_blamed_for_its_inputs_alone(task: Task) -> None:
+    with torch.no_grad():  # one hidden value grows a thousandfold, and what is made of it stays the same
+        task.model.first.weight[3] *= 1000
+        task.model.first.bias[3] *= 1000
+        task.model.last.weight[:, 3] /= 1000
+    table = blame(task, ["int8-activations", "int8-full"], examples=40)
+    for column in table.columns:
+        first, last = column.layers["first"], column.layers["last"]
+        assert column.order() == ["first", "last"]
+        assert first.alone is not None
+        assert last.alone is not None
+        assert last.alone.distance > 100 * first.alone.distance
+        assert last.snr_db is not None
+        assert last.snr_db < 10 < 30 < first.snr_db  # type: ignore[operator]
+
+
+def test_a_layer_whose_inputs_are_never_seen_is_left_out(task: Task) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.last = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.reshape(len(x), 1, 8)
+            return self.last(input=self.attend(x, x, x)[0][:, 0])
+
+    table = blame(Task(Attention(), task.train, task.validation), ["int8", "int8-full"])
+    assert [list(column.layers) for column in table.columns] == [["attend.out_proj", "last"], ["last"]]

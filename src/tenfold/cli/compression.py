@@ -42,7 +42,10 @@ def blame(
     data: Data = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--change", help="int8, int4, prune, sparse, 2:4, low-rank or share; may come often"),
+        typer.Option(
+            "--change",
+            help="int8, int4, prune, sparse, 2:4, low-rank, share, int8-activations or int8-full; may come often",
+        ),
     ] = None,
     examples: Annotated[int, typer.Option("--examples", min=1, help="validation examples to judge by")] = 128,
     time: Annotated[str, typer.Option("--time", help="how long it may take, as 5m")] = "5m",

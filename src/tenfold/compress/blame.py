@@ -1,8 +1,9 @@
-"""Blame: which layer costs how much under which change of its weights, before anyone spends hours on it.
+"""Blame: which layer costs how much under which change of it, before anyone spends hours on it.
 
 Each layer is changed alone, then all but one are, then all one after the other from the least harmful. Weights are
 changed as the technique would change them without data or healing (round to nearest, least magnitude, truncated
-SVD), so the figures rank layers; what a technique reaches with its data and healing only a run of it tells.
+SVD), and what a layer reads as INT8 rounds it (ranges from training examples), so the figures rank layers; what a
+technique reaches with its data and healing only a run of it tells.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 
 from tenfold.compress.answers import distance
 from tenfold.compress.changes import CHANGES, Change
-from tenfold.compress.layers import holders, weighted_layers
+from tenfold.compress.inputs import calibration_examples, input_affines, rounded_inputs
+from tenfold.compress.layers import Weighted, holders, weighted_layers
+from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.technique import Json, Run
 from tenfold.cost import Inputs, call
 from tenfold.data import Task, checked_score
@@ -42,7 +46,7 @@ class Harm:
 class LayerBlame:
     """What one layer does under one change; None where the time was over.
 
-    `snr_db`: signal to noise of the layer's own output on its usual input. `alone`: only this layer changed.
+    `snr_db`: signal to noise of the layer's own output, where what it reads is changed by nothing but its own change. `alone`: only this layer changed.
     `spared`: all changed but this one. `reached`: this one and all less harmful ones changed.
     """
 
@@ -102,7 +106,7 @@ def blame(
         raise RecipeError(f"no change to blame layers under; give one or more of {', '.join(CHANGES)}")
     if examples < 1:
         raise DataError(f"blame needs at least one example, not {examples}")
-    bench = Bench(task, examples)
+    bench = Bench(task, examples, run.seed)
     table = Blame(
         bench.score, len(bench.targets), bench.classes, [Column(name, CHANGES[name].text) for name in names]
     )
@@ -120,34 +124,45 @@ def blame(
 def _steps(bench: Bench, table: Blame) -> Iterator[str]:
     """Measure everything, one figure at a time, in the order of how much it tells."""
     for column in table.columns:
-        weights = bench.changed(CHANGES[column.change])
-        if not weights:
+        changed = bench.changed(CHANGES[column.change])
+        if not changed:
             raise NetworkError(f"no layer that {column.text} could change")
-        for name in weights:
-            harm, snr = bench.alone(name, weights[name])
+        for name in changed:
+            harm, snr = bench.alone(name, changed[name])
             column.layers[name] = LayerBlame(snr, harm)
             yield f"{column.change}: {name} alone"
-        column.whole = bench.harm(weights)
+        column.whole = bench.harm(changed)
         yield f"{column.change}: all layers"
     for column in table.columns:
-        weights = bench.changed(CHANGES[column.change])
-        reached: dict[str, Tensor] = {}
+        changed = bench.changed(CHANGES[column.change])
+        reached: dict[str, Altered] = {}
         for name in column.order():
-            reached[name] = weights[name]
+            reached[name] = changed[name]
             column.layers[name] = _with(column.layers[name], reached=bench.harm(reached))
             yield f"{column.change}: up to {name}"
     for column in table.columns:
-        weights = bench.changed(CHANGES[column.change])
+        changed = bench.changed(CHANGES[column.change])
         for name in reversed(column.order()):
-            spared = bench.harm({other: w for other, w in weights.items() if other != name})
+            spared = bench.harm({other: how for other, how in changed.items() if other != name})
             column.layers[name] = _with(column.layers[name], spared=spared)
             yield f"{column.change}: all but {name}"
 
 
-class Bench:
-    """A copy of the network whose layers take other weights for a while, and the answers it is compared with."""
+@dataclass(frozen=True)
+class Altered:
+    """What a change makes of one layer: another weight, or None; and how what each module with it reads is rounded."""
 
-    def __init__(self, task: Task, examples: int) -> None:
+    weight: Tensor | None
+    inputs: Mapping[nn.Module, Affine] = field(default_factory=dict)
+
+
+class Bench:
+    """A copy of the network whose layers are altered for a while, and the answers it is compared with.
+
+    Inputs are rounded by their ranges on the training examples that `Quantize` takes by default under `seed`.
+    """
+
+    def __init__(self, task: Task, examples: int, seed: int = 0) -> None:
         split = task.validation.take(examples)
         self.network = copy.deepcopy(task.model).eval()
         self.layers = weighted_layers(self.network)
@@ -166,30 +181,58 @@ class Bench:
                 "the network's answers are not finite: its weights or the data hold NaN or inf"
             )
         self.score = checked_score(self.metric, self.wanted, self.targets)
-        self._kept: dict[str, dict[str, Tensor]] = {}
+        self._calibration = calibration_examples(task.train, seed)
+        self._kept: dict[str, dict[str, Altered]] = {}
 
-    def changed(self, change: Change) -> dict[str, Tensor]:
-        """The weight of each layer that the change has anything to say about."""
+    def changed(self, change: Change) -> dict[str, Altered]:
+        """Each layer that the change has anything to say about, as it makes it."""
         if change.name not in self._kept:
-            found = {name: change.apply(layer.weight.detach()) for name, layer in self.layers.items()}
-            self._kept[change.name] = {name: weight for name, weight in found.items() if weight is not None}
+            found = {}
+            for name, layer in self.layers.items():
+                if change.inputs and not self.inputs[name]:
+                    continue  # half of a change would pass for all of it
+                altered = Altered(
+                    change.apply(layer.weight.detach()), self.inputs[name] if change.inputs else {}
+                )
+                if altered.weight is not None or altered.inputs:
+                    found[name] = altered
+            self._kept[change.name] = found
         return self._kept[change.name]
 
-    def harm(self, weights: Mapping[str, Tensor]) -> Harm:
-        """What the answers lose while these layers have these weights."""
-        with self._holding(weights):
+    @cached_property
+    def inputs(self) -> dict[str, dict[nn.Module, Affine]]:
+        """How to round what each layer reads, and those tied to it; nothing for one that is never called."""
+        modules = {
+            name: [module for module, _ in holders(self.network, layer) if isinstance(module, Weighted)]
+            for name, layer in self.layers.items()
+        }
+        names: dict[nn.Module, str] = {module: name for name, tied in modules.items() for module in tied}
+        affines = input_affines(self.network, names, self._calibration, BATCH)
+        return {
+            name: {module: affines[module] for module in tied if module in affines}
+            for name, tied in modules.items()
+        }
+
+    def harm(self, layers: Mapping[str, Altered]) -> Harm:
+        """What the answers lose while these layers are so."""
+        with self._holding(layers):
             answers = self._answers()
         moved = distance(answers, self.wanted, self.classes)
         if not math.isfinite(moved):
-            raise NetworkError(f"the answers are not finite with {', '.join(list(weights)[:3])} changed")
+            raise NetworkError(f"the answers are not finite with {', '.join(list(layers)[:3])} changed")
         return Harm(moved, self.score - checked_score(self.metric, answers, self.targets))
 
-    def alone(self, name: str, weight: Tensor) -> tuple[Harm, float]:
+    def alone(self, name: str, altered: Altered) -> tuple[Harm, float]:
         """The harm of one layer, and the signal-to-noise ratio of its own output in dB, and of those tied to it."""
         layer, energies = self.layers[name], [0.0, 0.0]
         original = layer.weight.data
+        given: dict[nn.Module, tuple[Any, Any]] = {}
+
+        def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given[module] = args, kwargs
 
         def compare(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            args, kwargs = given.pop(module)  # before they were rounded
             changed = layer.weight.data
             layer.weight.data = original
             try:
@@ -199,27 +242,26 @@ class Bench:
             energies[0] += float(wanted.double().square().sum())
             energies[1] += float((output - wanted).double().square().sum())
 
-        handles = [
-            module.register_forward_hook(compare, with_kwargs=True)
-            for module, _ in holders(self.network, layer)
-        ]
-        try:
-            harm = self.harm({name: weight})
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks:
+            for module, _ in holders(self.network, layer):
+                hooks.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+                hooks.callback(module.register_forward_hook(compare, with_kwargs=True).remove)
+            harm = self.harm({name: altered})
         signal, noise = energies
         if noise == 0.0:
             return harm, HIGHEST_DB
         return harm, max(-HIGHEST_DB, 10 * math.log10(max(signal, 1e-300) / noise))
 
     @contextmanager
-    def _holding(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        before = {name: self.layers[name].weight.data for name in weights}
+    def _holding(self, layers: Mapping[str, Altered]) -> Iterator[None]:
+        before = {name: self.layers[name].weight.data for name in layers}
+        affines = {module: affine for how in layers.values() for module, affine in how.inputs.items()}
         try:
-            for name, weight in weights.items():
-                self.layers[name].weight.data = weight
-            yield
+            for name, how in layers.items():
+                if how.weight is not None:
+                    self.layers[name].weight.data = how.weight
+            with rounded_inputs(affines):
+                yield
         finally:
             for name, weight in before.items():
                 self.layers[name].weight.data = weight

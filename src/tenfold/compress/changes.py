@@ -1,4 +1,4 @@
-"""What each technique does to a weight without data or healing: the changes that `blame` tries, layer by layer.
+"""What each technique does to a layer without healing: the changes that `blame` tries, layer by layer.
 
 Shapes: a weight is (O, I, K…), O outputs, I inputs (of a group), K kernel positions.
 """
@@ -18,12 +18,16 @@ from tenfold.compress.share.kmeans import kmeans
 
 @dataclass(frozen=True)
 class Change:
-    """A change by name: `technique` is what it stands for, `apply` gives the changed weight, or None to leave it."""
+    """A change by name: `technique` is what it stands for, `apply` gives the changed weight, or None to leave it.
+
+    With `inputs` what the layer reads is rounded as well, as `compress.inputs` does it.
+    """
 
     name: str
     technique: str
     text: str
     apply: Callable[[Tensor], Tensor | None]
+    inputs: bool = False
 
 
 def rounded_to(bits: int) -> Callable[[Tensor], Tensor]:
@@ -114,5 +118,8 @@ CHANGES: dict[str, Change] = {
         Change("2:4", "sparsify", "two of every four inputs cut", two_of_four),
         Change("low-rank", "factorize", "thinner layers of half the weights", low_rank(0.5)),
         Change("share", "share", "16 values a layer", values_shared(16)),
+        # Last, so that a run that is short of time has the figures of the others first.
+        Change("int8-activations", "quantize", "inputs rounded to 8 bits", lambda weight: None, inputs=True),
+        Change("int8-full", "quantize", "weights and inputs rounded to 8 bits", rounded_to(8), inputs=True),
     )
 }

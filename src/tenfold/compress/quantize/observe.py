@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +12,8 @@ from torch import Tensor, fx
 from tenfold.compress.quantize.ops import LEVELS
 from tenfold.cost import Inputs, as_args
 from tenfold.errors import NetworkError
+
+K = TypeVar("K", bound=Hashable)
 
 BINS = 2048
 TAIL = 1e-4  # PERCENTILE leaves out this share of the values at each end
@@ -103,38 +105,51 @@ def observe(
     observer: Observer,
 ) -> dict[fx.Node, tuple[float, float]]:
     """The range (low, high) of each node of `names`; `batches()` may be called twice and must repeat itself."""
-    ranges: dict[fx.Node, tuple[float, float]] = {}
 
-    def widen(node: fx.Node, value: Tensor) -> None:
+    def show(see: Callable[[fx.Node, Tensor], None]) -> None:
+        watch = Watch(module, names, see)
+        for inputs in batches():
+            watch.watch(inputs)
+
+    return observed(show, names.__getitem__, observer)
+
+
+def observed(
+    show: Callable[[Callable[[K, Tensor], None]], None], name: Callable[[K], str], observer: Observer
+) -> dict[K, tuple[float, float]]:
+    """The range (low, high) of each key whose values `show(see)` hands to `see(key, values)`, any number of times.
+
+    `show` may be called twice and must repeat itself. Raises a `NetworkError` that names the key of values that are
+    not finite.
+    """
+    ranges: dict[K, tuple[float, float]] = {}
+
+    def widen(key: K, value: Tensor) -> None:
         ends = torch.stack(torch.aminmax(value))
-        require_finite(names[node], ends)
+        require_finite(name(key), ends)
         low, high = ends.tolist()
-        old = ranges.get(node, (low, high))
-        ranges[node] = (min(old[0], low), max(old[1], high))
+        old = ranges.get(key, (low, high))
+        ranges[key] = (min(old[0], low), max(old[1], high))
 
-    watch = Watch(module, names, widen)
-    for inputs in batches():
-        watch.watch(inputs)
+    show(widen)
     if observer is Observer.MINMAX:
         return ranges
 
-    counts: dict[fx.Node, Tensor] = {}
+    counts: dict[K, Tensor] = {}
 
-    def count(node: fx.Node, value: Tensor) -> None:
-        low, high = ranges[node]
+    def count(key: K, value: Tensor) -> None:
+        low, high = ranges[key]
         if high > low:
             seen = torch.histc(value.float(), BINS, low, high).double()
-            counts[node] = counts[node] + seen if node in counts else seen
+            counts[key] = counts[key] + seen if key in counts else seen
 
-    watch = Watch(module, names, count)
-    for inputs in batches():
-        watch.watch(inputs)
+    show(count)
     choose = {
         Observer.PERCENTILE: percentile_range,
         Observer.MSE: least_error_range,
         Observer.ENTROPY: least_divergence_range,
     }[observer]
-    return {node: choose(counts[node], *r) if node in counts else r for node, r in ranges.items()}
+    return {key: choose(counts[key], *r) if key in counts else r for key, r in ranges.items()}
 
 
 def percentile_range(counts: Tensor, low: float, high: float) -> tuple[float, float]:
