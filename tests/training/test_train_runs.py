@@ -1,11 +1,15 @@
 """Whole runs: what they learn, what they leave behind, and how they go on after they were stopped."""
 
+import itertools
 import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +23,10 @@ from tenfold.cost import wilson_interval
 from tenfold.data import Splits
 from tenfold.errors import DataError, NetworkError, OutputError
 from tenfold.models import create
-from tenfold.training import Augmentation, Precision, Sgd, TrainingRecipe, train
+from tenfold.training import Augmentation, Precision, Sgd, TrainingRecipe, fitted, loop, train, trainer
 from tenfold.training.checkpoint import CHECKPOINT, read_checkpoint
 from tenfold.training.recipes import Arithmetic
+from tenfold.training.schedules import warmup_cosine
 from tenfold.training.stepper import Stepper
 
 RECIPE = TrainingRecipe(
@@ -211,6 +216,81 @@ def test_time_bounds_a_run_and_its_schedule_runs_down(monkeypatch: pytest.Monkey
     assert result.steps > 0
     assert result.curve[-1].learning_rate < 0.2 * RECIPE.optimizer.learning_rate
     assert math.isfinite(result.curve[-1].loss)
+
+
+class Pretence:
+    """A clock that runs only while steps and scorings do: `step(n)` and `scoring` are their seconds."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, step: Callable[[int], float], scoring: float = 0.0
+    ) -> None:
+        self.now, self.taken, self.rates = 1000.0, 0, []
+        right_answers, pretence = trainer.right_answers, self
+
+        class Slow(Stepper):
+            def __call__(self, index: torch.Tensor, learning_rate: float) -> None:
+                super().__call__(index, learning_rate)
+                pretence.now += step(pretence.taken)
+                pretence.taken += 1
+                pretence.rates.append(learning_rate / RECIPE.optimizer.learning_rate)
+
+        def scored(*given: Any) -> int:
+            self.now += scoring
+            return right_answers(*given)
+
+        monkeypatch.setattr(trainer, "Stepper", Slow)
+        monkeypatch.setattr(trainer, "right_answers", scored)
+        for module in (trainer, fitted, loop):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+@pytest.mark.parametrize("pace", [0.05, 0.4, 1.9, 4.0])
+@pytest.mark.parametrize("epochs", [2, 1000])
+def test_a_schedule_runs_down_within_its_time_at_any_pace(
+    monkeypatch: pytest.MonkeyPatch, pace: float, epochs: int
+) -> None:
+    clock = Pretence(monkeypatch, lambda step: 2 * pace if step == 0 else pace, scoring=1.0)
+    result = train(network(), splits(), replace(RECIPE, epochs=epochs), seconds=20.0)
+    assert result.complete == (result.steps == 6 * epochs)
+    spent = clock.now - 1000.0
+    assert spent <= 20.0 + 3 * 1.0 + 1e-6  # the last point of the curve, and the two scores
+    if not result.complete:
+        every = max(6, -(-6 * epochs // 30))
+        scorings = (result.steps - 1) // every
+        assert result.steps == pytest.approx((20.0 - scorings) / pace - 1, abs=1.5 + 1.0 / pace)
+        assert f"after {result.epochs:.4g} of {epochs} epochs" in result.summary()
+    # The share of the last step: one step is still to go.
+    last = 1 - 1 / (result.steps - 1) if not result.complete else 1 - 1 / result.steps
+    assert clock.rates[-1] <= warmup_cosine(last - 0.1, RECIPE.warmup) + 1e-9
+    peak = clock.rates.index(max(clock.rates))
+    assert all(a >= b for a, b in itertools.pairwise(clock.rates[peak:]))
+
+
+def test_two_steps_of_a_very_slow_machine_are_past_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Pretence(monkeypatch, lambda step: 15.0)
+    result = train(network(), splits(), replace(RECIPE, epochs=1000), seconds=20.0)
+    assert result.steps == 2
+    assert clock.rates[-1] > 0.5  # a third of two steps, not a twentieth of a per cent of six thousand
+
+
+def test_a_machine_that_slows_down_is_planned_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Pretence(monkeypatch, lambda step: 0.1 if step < 60 else 0.5)
+    result = train(network(), splits(), replace(RECIPE, epochs=1000), seconds=20.0)
+    assert clock.now - 1000.0 <= 20.5
+    assert result.steps == pytest.approx(60 + 14 / 0.5, abs=3)
+    assert clock.rates[-1] < 0.05
+
+
+def test_a_run_that_goes_on_does_not_warm_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Pretence(monkeypatch, lambda step: 1.0)
+    recipe = replace(RECIPE, epochs=1000)
+    train(network(), splits(), recipe, seconds=20.0, folder=tmp_path)
+    steps = clock.taken
+    train(network(), splits(), recipe, seconds=60.0, folder=tmp_path, resume=True)
+    again = clock.rates[steps:]
+    assert len(again) == pytest.approx(60 - 20, abs=3)
+    assert again[0] == pytest.approx(warmup_cosine(20 / 60, RECIPE.warmup), abs=0.05)
+    assert again[-1] < 0.02
 
 
 def test_half_is_what_is_stored_and_scored(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def train(
     time: Annotated[
         str | None,
         typer.Option(
-            "--time", help="an upper bound on training, in all calls together, as 10m; scoring comes on top"
+            "--time",
+            help="an upper bound on training, in all calls together, as 10m, to which the schedule of the learning rate "
+            "is fitted; the scoring at the end comes on top",
         ),
     ] = None,
     folder: Annotated[Path, typer.Option("--out", help="the run's folder")] = Path("runs/train"),

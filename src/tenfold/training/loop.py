@@ -67,7 +67,7 @@ class Clock:
     seconds: float | None
     steps: int | None
     until: float = math.inf  # a `time.monotonic()` value that cuts the run short; no part of the schedule
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
     step: int = 0
     last: int | None = None  # the step to stop after, whatever the schedule
     slowest: float = 0.0  # seconds of the last step, or of a slower one before it, halved at every step since

@@ -66,8 +66,9 @@ class TrainingResult:
         if self.test is not None:
             scores.append(f"test {_percent(self.test)}")
         rate = "" if self.images_per_second is None else f", {self.images_per_second:,.0f} images/s"
+        whole = "" if self.complete else f" of {self.recipe.epochs:g}"
         return (
-            f"{self.network}: {', '.join(scores)} after {self.epochs:.4g} epochs "
+            f"{self.network}: {', '.join(scores)} after {self.epochs:.4g}{whole} epochs "
             f"in {self.seconds:.0f} s ({self.device}, {self.precision}{rate})"
         )
 

@@ -34,8 +34,9 @@ from tenfold.training.checkpoint import (
 )
 from tenfold.training.depth import stochastic_depth
 from tenfold.training.fastest import fastest_precision
+from tenfold.training.fitted import FittedClock
 from tenfold.training.interruption import interruption
-from tenfold.training.loop import Clock, Progress
+from tenfold.training.loop import Progress
 from tenfold.training.outputs import fingerprint
 from tenfold.training.precision import Precision, plain_layout
 from tenfold.training.recipes import Arithmetic, Compiling, TrainingRecipe
@@ -72,8 +73,8 @@ def train(
 ) -> TrainingResult:
     """Train `network` in place on `data.train`, leave it in eval mode, and score it.
 
-    Ends with the recipe's epochs, or after `seconds` (the schedule of the learning rate then follows whichever is
-    further on, so that it has run down at the end). With `folder`, a checkpoint is kept there, and at the end the
+    Ends with the recipe's epochs, or after `seconds` (the schedule of the learning rate is then fitted to the steps that
+    the pace leaves time for, so that it has run down at the end). With `folder`, a checkpoint is kept there, and at the end the
     weights, `result.json` and the recipe; `resume` goes on from that checkpoint, and the outcome is that of a run
     that was never stopped. A `teacher`, any network with the same outputs, is learnt from as the recipe's `teaching`
     says; it is left as it was. `graph` lets a GPU replay steps from a CUDA graph. On Ctrl-C the step is finished, the
@@ -144,7 +145,10 @@ class _Run:
         if self.compiled:
             self.stepper.compile()
         self.setting_up = 0.0  # seconds until steps had settled
-        self.clock = Clock(seconds, math.ceil(recipe.epochs * self.per_epoch - 1e-6))
+        steps = math.ceil(recipe.epochs * self.per_epoch - 1e-6)
+        self.every = max(self.per_epoch, math.ceil(steps / EVALUATIONS))  # steps between points of the curve
+        batches = len(task.validation) / self.batch_size
+        self.clock = FittedClock(seconds, steps, every=self.every, batches=batches)
         self.curve: list[CurvePoint] = []
         self.rates: list[float] = []  # images a second
         self.mark: tuple[int, float] | None = None  # step and time at which the rate was last read
@@ -153,9 +157,8 @@ class _Run:
 
     def go(self, interrupted: threading.Event, progress: Progress) -> None:
         """Step until the work is done; leave early, with a checkpoint, when interrupted."""
-        assert self.clock.steps is not None
         order, order_epoch = torch.empty(0), -1
-        every = max(self.per_epoch, math.ceil(self.clock.steps / EVALUATIONS))
+        self.clock.mark()
         while self.clock.may_step():
             epoch, place = divmod(self.clock.step, self.per_epoch)
             if epoch != order_epoch:
@@ -171,10 +174,11 @@ class _Run:
                 self._follow()
             if self.clock.step % READ_EVERY.get(self.device.type, RATE_EVERY) == 0:
                 self._read(progress)
-            if self.clock.step % every == 0 or not self.clock.may_step():
+            if self.clock.step % self.every == 0 or not self.clock.may_step():
                 self._evaluate(rate)
                 if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                     self.save()
+                self.clock.mark()
             if interrupted.is_set():
                 self._check()
                 self.save()
@@ -272,28 +276,25 @@ class _Run:
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-        self.clock.step, self.averaged = facts["step"], facts["averaged"]
-        self.clock.started = time.monotonic() - facts["seconds"]
+        self.clock.go_on(facts["step"], facts["seconds"])
+        self.averaged = facts["averaged"]
         self.loss_sum, self.loss_steps = facts["loss"]
         self.curve = [CurvePoint(**point) for point in facts["curve"]]
 
     def _begin(self) -> None:
         """Start the clock afresh with the time that is left: compiling is no part of the schedule."""
         self._drain()
-        self.setting_up = self.clock.elapsed()
-        self.clock.started += self.setting_up
-        if self.clock.seconds is not None:
-            self.clock.seconds = max(0.0, self.clock.seconds - self.setting_up)
+        self.setting_up = self.clock.begin(guess=self.device.type == "cpu")
 
     def _elapsed(self) -> float:
         """Seconds of the run in all its sessions."""
         return self.setting_up + self.clock.elapsed()
 
     def _learning_rate(self) -> float:
-        assert self.clock.steps is not None
-        done = max(self.clock.done(), 1 / (self.clock.steps + 1))
-        return self.recipe.optimizer.learning_rate * warmup_cosine(
-            done, self.recipe.warmup, self.recipe.floor
+        """The rate of the next step, which must then be taken."""
+        recipe = self.recipe
+        return recipe.optimizer.learning_rate * warmup_cosine(
+            self.clock.next_share(), recipe.warmup, recipe.floor
         )
 
     def _order(self, epoch: int) -> Tensor:
@@ -328,6 +329,8 @@ class _Run:
     def _read(self, progress: Progress) -> None:
         """Look at the loss and the clock, tell the progress, and have the network compiled if that will pay."""
         self._check()
+        if self.setting_up and self.stepper.settled:
+            self.clock.look()
         if self.clock.step % RATE_EVERY == 0:
             self._keep_pace()
         done = max(self.clock.done(), 1e-9)
@@ -342,6 +345,7 @@ class _Run:
         if automatic and not self.compiled and self.rates and left > COMPILE_SECONDS:
             self.compiled, self.mark, self.rates = True, None, []
             self.stepper.compile()
+            self.clock.looked = None
 
     def _keep_pace(self) -> None:
         now = time.monotonic()
@@ -353,6 +357,7 @@ class _Run:
     def _evaluate(self, learning_rate: float) -> None:
         """Add a point to the curve."""
         self._check()
+        began = time.monotonic()
         self._follow()
         model = self.model if self.average is None else self.average.model
         right = right_answers(model, self.validation_data, self.precision)
@@ -366,6 +371,7 @@ class _Run:
             )
         )
         self.loss_sum, self.loss_steps, self.mark = 0.0, 0, None
+        self.clock.scoring = time.monotonic() - began
 
     def _interval(self, data: ResidentImages) -> Interval:
         """Accuracy of the network as it is stored, in fp32."""
