@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
 from tenfold.errors import NetworkError
 from tenfold.models import create, names
+from tenfold.models.catalogue import CATALOGUE
+from tenfold.models.option_types import check_types
 
 
 def expected_params(depth: int, classes: int, channels: int) -> int:
@@ -49,3 +53,25 @@ def test_unknown_names_and_options_offer_the_nearest() -> None:
         create("resnet20", num_classes=-1)
     with pytest.raises(NetworkError, match="has no option 'depth'"):
         create("resnet20", depth=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "words"),
+    [
+        ("mobilenet_v2", {"width": "0.5"}, "mobilenet_v2: width must be a finite number, not '0.5'"),
+        ("mobilenet_v2", {"depth": float("nan")}, "mobilenet_v2: depth must be a finite number, not nan"),
+        ("vit_ti_16", {"drop_path": None}, "vit_ti_16: drop_path must be a finite number, not None"),
+        ("swin_t", {"window": 7.0}, "swin_t: window must be a whole number, not 7.0"),
+        ("vgg16", {"small_stem": "yes"}, "vgg16: small_stem must be true or false, not 'yes'"),
+        ("resnet18", {"widths": "wide"}, "resnet18: widths must be whole numbers in a list, not 'wide'"),
+    ],
+)
+def test_an_option_of_another_type_is_named(name: str, chosen: dict[str, object], words: str) -> None:
+    with pytest.raises(NetworkError, match=f"^{words}$"):
+        create(name, **chosen)
+
+
+def test_every_option_has_a_type_that_its_own_default_fits() -> None:
+    for name in names():
+        parameters = inspect.signature(CATALOGUE[name].build).parameters
+        check_types(name, parameters, {option: each.default for option, each in parameters.items()})

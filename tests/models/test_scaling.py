@@ -129,3 +129,18 @@ def test_what_cannot_be_scaled_is_refused_before_training() -> None:
     with pytest.raises(NetworkError, match="are less, or over 1024 times more"):
         depth_only("mobilenet_v1", 1e3, **SMALL)
     assert DEPTH_ONLY.growth == 2
+
+
+def test_a_network_that_could_not_be_built_is_refused_with_its_size() -> None:
+    words = r"efficientnet_b0 at phi 99 would have about 10\^36.6 multiply-adds, .* 10\^8.4 pixels a side; .* at most 15.5"
+    with pytest.raises(NetworkError, match=words):
+        scale("efficientnet_b0", 99)
+    with pytest.raises(NetworkError, match=r"parameters: take a phi of at most"):
+        scale("efficientnet_b0", 1e6, 1.0, 2.0, 1.0)
+    with pytest.raises(NetworkError, match=r"pixels a side: choose less"):
+        scale("efficientnet_b0", 1, 1.0, 1.1, 1.0, resolution=20_000)
+    with pytest.raises(NetworkError, match="efficientnet_b0: width must be a finite number, not '2'"):
+        scale("efficientnet_b0", 1, width="2")
+    # By 15.5 the rule's growth, from the published figure, is still below the limit; by 15.6 it is not.
+    assert 385_814_752 * COMPOUND.growth**15.5 < 1e13 < 385_814_752 * COMPOUND.growth**15.6
+    assert scale("efficientnet_b0", 15.5).resolution == round(224 * 1.15**15.5)

@@ -98,3 +98,17 @@ def test_values_that_cannot_be_taken_leave_the_network_as_it_was(last: Any, mess
 def test_what_is_no_state_dict_is_refused() -> None:
     with pytest.raises(NetworkError, match="this is of type NoneType"):
         load_weights(network(), None)  # type: ignore[arg-type]
+
+
+def test_every_naming_that_was_tried_is_told() -> None:
+    own = len(network().state_dict())
+    refused(
+        dict(create("resnet20").state_dict()),
+        rf"they fit no naming that it knows; .* \(of its {own} names it finds 0 as tenfold's, 5 as timm's\)",
+    )
+    state = timm_names(network())
+    state.pop("conv_stem.weight")
+    refused(
+        state,
+        rf"read as timm's: 1 missing .*\(of its {own} names it finds \d+ as tenfold's, {own - 1} as timm's\)",
+    )

@@ -253,3 +253,13 @@ def test_impossible_blocks_are_refused() -> None:
         MergingBlock(8, 2, r=0)
     with pytest.raises(NetworkError, match="built for images of 8×8, not 8×9"):
         PatchEmbedding(8, 4, 3, 8)(torch.zeros(1, 3, 8, 9))
+
+
+@pytest.mark.parametrize("sides", [(15, 15), (21, 21), (14, 21)])
+def test_a_map_of_another_size_than_the_windows_were_built_for_is_named(sides: tuple[int, int]) -> None:
+    block = WindowBlock(8, 2, 14, window=7, shift=3)
+    words = f"WindowAttention with windows of 7×7 was built for maps of 14×14, not {sides[0]}×{sides[1]}: .*multiples of 7"
+    with pytest.raises(NetworkError, match=words):
+        block(torch.zeros(1, *sides, 8))
+    with pytest.raises(NetworkError, match="map of 10×14 cannot be cut into windows of 7×7"):
+        partition(torch.zeros(1, 10, 14, 8), 7)

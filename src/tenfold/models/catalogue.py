@@ -25,6 +25,7 @@ from tenfold.models import (
 )
 from tenfold.models.entry import Description, Entry
 from tenfold.models.images import check_count
+from tenfold.models.option_types import check_types
 from tenfold.naming import described, nearest
 
 FAMILIES: tuple[Mapping[str, Entry], ...] = (
@@ -62,20 +63,25 @@ def create(name: str, **chosen: Any) -> nn.Module:
     """A new network of the architecture `name`, with random weights from torch's global generator.
 
     `chosen` are keyword arguments of the architecture (`num_classes`, `in_channels` and others: `options(name)`
-    lists them). Raises `NetworkError` for an unknown name or option (the nearest ones are offered) and for a value
-    that the architecture refuses.
+    lists them). Raises `NetworkError` for an unknown name or option (the nearest ones are offered), for a value of
+    another type, and for one that the architecture refuses.
     """
-    build = _entry(name).build
-    allowed = options(name)
-    for option in chosen:
-        if option not in allowed:
-            raise NetworkError(f"{name} has no option {option!r}{nearest(option, allowed)}")
-        if option in COUNTS:
-            check_count(option, chosen[option])
+    check_options(name, chosen)
     try:
-        return build(**chosen)
+        return _entry(name).build(**chosen)
     except (ValueError, TypeError, RuntimeError) as error:
         raise NetworkError(f"{name} cannot be built with {chosen}: {described(error)}") from error
+
+
+def check_options(name: str, chosen: Mapping[str, Any]) -> None:
+    """Raise the `NetworkError` of `create` for an unknown name or option, or a value of another type."""
+    parameters = inspect.signature(_entry(name).build).parameters
+    for option in chosen:
+        if option not in parameters:
+            raise NetworkError(f"{name} has no option {option!r}{nearest(option, list(parameters))}")
+        if option in COUNTS:
+            check_count(option, chosen[option])
+    check_types(name, parameters, chosen)
 
 
 def _entry(name: str) -> Entry:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from torch import nn
 
 from tenfold.cost import profile
 from tenfold.errors import NetworkError
-from tenfold.models.catalogue import create, describe, options
+from tenfold.models.catalogue import check_options, create, describe, options
 from tenfold.models.images import has_small_stem
 
 MOST_GROWTH = 2.0**10  # `scale_to` looks no further; B7 costs 100 times what B0 does
+# What `scale` refuses, by the published figures times the factors: more than one machine trains, or even holds.
+MOST_MACS, MOST_PARAMS, MOST_SIDE = 1e13, 1e10, 2**14  # multiply-adds of an image, parameters, pixels
 FINEST_PHI = 2e-3  # two φ closer than this are one: finer than one block, group of channels or pixel
 
 
@@ -97,11 +100,50 @@ def scale(
 
     `chosen` are options of `create`; `width`, `depth` and `resolution` among them are those of φ = 0. A small stem
     stays small, whatever the resolution grows to. Raises `NetworkError` if the network lacks a dimension that the
-    rule scales.
+    rule scales, and for one of about 10¹³ multiply-adds an image, 10¹⁰ parameters or 16,384 pixels a side and more.
     """
+    if not (isinstance(phi, Real) and math.isfinite(phi)):
+        raise NetworkError(f"phi must be a finite number, not {phi!r}")
+    check_options(base, chosen)
+    _check_size(base, phi, Rule(alpha, beta, gamma), chosen)
+    return _scaled(base, phi, alpha, beta, gamma, **chosen)
+
+
+def _check_size(base: str, phi: float, rule: Rule, chosen: dict[str, Any]) -> None:
+    """Raise `NetworkError` for a φ that makes more of the network than can be built, with what it would have."""
+    known = describe(base)
+    depth, width = (max(chosen.get(name, 1.0), 1e-9) for name in ("depth", "width"))
+    side = chosen.get("resolution") or known.resolution
+    deep, wide, fine = (math.log(factor) for factor in (rule.alpha, rule.beta, rule.gamma))
+    # Each limit by logarithms, since the powers themselves may be no float: what it is at φ = 0, its growth, the most.
+    params = math.log(known.params * depth * width**2)
+    macs = math.log(known.macs * depth * width**2 * (side / known.resolution) ** 2)
+    limits = (
+        (macs, deep + 2 * wide + 2 * fine, MOST_MACS, "multiply-adds"),
+        (params, deep + 2 * wide, MOST_PARAMS, "parameters"),
+        (math.log(side), fine, MOST_SIDE, "pixels a side"),
+    )
+    over = [
+        (start, growth, most, what)
+        for start, growth, most, what in limits
+        if start + growth * phi > math.log(most)
+    ]
+    if not over:
+        return
+    has = ", ".join(
+        f"about 10^{(start + growth * phi) / math.log(10):.1f} {what}" for start, growth, _, what in over
+    )
+    may = ", ".join(f"{most:g} {what}" for _, _, most, what in over)
+    advice = "choose less depth, width or resolution"
+    if all(growth > 0 for _, growth, _, _ in over):
+        largest = min((math.log(most) - start) / growth for start, growth, most, _ in over)
+        advice = f"take a phi of at most {math.floor(10 * largest) / 10:g}"
+    raise NetworkError(f"{base} at phi {phi:g} would have {has}; the most are {may}: {advice}")
+
+
+def _scaled(base: str, phi: float, alpha: float, beta: float, gamma: float, **chosen: Any) -> Scaled:
+    """What `scale` gives, at any size."""
     rule = Rule(alpha, beta, gamma)
-    if not math.isfinite(phi):
-        raise NetworkError(f"phi must be a finite number, not {phi}")
     allowed = options(base)
     for option, factor in (("depth", alpha), ("width", beta), ("resolution", gamma)):
         if factor != 1 and option not in allowed:
@@ -130,7 +172,7 @@ def scale_to(base: str, macs: float, rule: Rule = COMPOUND, **chosen: Any) -> Sc
     """
 
     def at(phi: float) -> Scaled:
-        return scale(base, phi, rule.alpha, rule.beta, rule.gamma, **chosen)
+        return _scaled(base, phi, rule.alpha, rule.beta, rule.gamma, **chosen)
 
     if rule.growth == 1:
         raise NetworkError("a rule of 1, 1, 1 scales nothing: one of alpha, beta and gamma must be above 1")

@@ -27,9 +27,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     """Copy `state` (ours, or of a source that the network's `namings` know) into `model`; returns the source.
 
     All or nothing: raises `NetworkError` with a summary of missing and unexpected names and of shapes that differ,
-    and leaves the network as it was. A linear layer takes the weights of the convolution that it equals on a map of
+    and how many names each source accounts for, and leaves the network as it was. A linear layer takes the weights of the convolution that it equals on a map of
     the kernel's size, and the other way round.
-    What a state dict does not carry must be asked of `create`: batch norm's epsilon, the padding convention.
+    What a state dict does not carry must be asked of `create`, and nothing here can tell that it was not: batch norm's
+    epsilon, the padding convention. The weights of timm's `tf_*` networks want `norm_eps=1e-3, same_padding=True`.
     """
     if not isinstance(state, Mapping):
         raise NetworkError(f"a state dict maps names to tensors; this is of type {type(state).__name__}")
@@ -44,7 +45,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     translated = {
         source: {_renamed(name, naming): name for name in own} for source, naming in namings.items()
     }
-    source = max(translated, key=lambda name: len(translated[name].keys() & tensors.keys()))
+    known = {name: len(theirs.keys() & tensors.keys()) for name, theirs in translated.items()}
+    source = max(known, key=known.__getitem__)
     theirs = translated[source]
     missing = [name for name in theirs if name not in tensors and not name.endswith(OPTIONAL)]
     unexpected = [name for name in tensors if name not in theirs and not name.endswith(OPTIONAL)]
@@ -60,9 +62,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
         _summary("of another shape", differing),
     ]
     if any(problems):
+        tried = ", ".join(f"{number} as {name}'s" for name, number in known.items())
+        if 2 * known[source] < len(own):  # they are nobody's that the network knows
+            nearest = f"nearest are {source}'s" if known[source] else "by its own"
+            how = f": they fit no naming that it knows; {nearest}"
+        else:
+            how = f", read as {source}'s"
         raise NetworkError(
-            f"{type(model).__name__} cannot take these weights, read as {source}'s: "
-            + "; ".join(filter(None, problems))
+            f"{type(model).__name__} cannot take these weights{how}: {'; '.join(filter(None, problems))} "
+            f"(of its {len(own)} names it finds {tried})"
         )
     # Everything is converted before anything is copied, so that nothing is half loaded.
     ready = {ours: _converted(ours, value, own[ours]) for ours, value in found.items()}

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.errors import NetworkError
 from tenfold.nn.mlp import Mlp
 from tenfold.nn.stochastic_depth import StochasticDepth
 
@@ -34,7 +35,12 @@ def strangers(side: int, window: int, shift: int) -> Tensor:
 
 
 def partition(x: Tensor, window: int) -> Tensor:
-    """Cut a map into windows: (N, R, R, C) -> (N, M, T, C)."""
+    """Cut a map into windows: (N, R, R, C) -> (N, M, T, C). `NetworkError` where they do not tile it."""
+    if x.shape[1] % window or x.shape[2] % window:
+        raise NetworkError(
+            f"a map of {x.shape[1]}×{x.shape[2]} cannot be cut into windows of {window}×{window}: its sides must be "
+            f"multiples of {window}"
+        )
     x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
     return x.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
 
@@ -80,6 +86,14 @@ class WindowAttention(nn.Module):
         self.register_buffer("apart", apart, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        side = self.side - self.padding
+        if x.dim() != 4 or x.shape[1] != side or x.shape[2] != side:
+            found = "×".join(map(str, x.shape[1:3])) if x.dim() == 4 else f"the shape {tuple(x.shape)}"
+            raise NetworkError(
+                f"{type(self).__name__} with windows of {self.window}×{self.window} was built for maps of {side}×{side}, "
+                f"not {found}: give maps (N, {side}, {side}, C), or build it with the side that they have (any side "
+                f"does, multiples of {self.window} without padding)"
+            )
         if self.padding:
             x = F.pad(x, (0, 0, 0, self.padding, 0, self.padding))
         if self.shift:
@@ -88,8 +102,7 @@ class WindowAttention(nn.Module):
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         if self.padding:
-            unpadded = slice(0, self.side - self.padding)
-            x = x[:, unpadded, unpadded]
+            x = x[:, :side, :side]
         return x
 
     def attend(self, x: Tensor) -> Tensor:
