@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from tenfold.cost import wilson_interval
 from tenfold.data import Splits
 from tenfold.errors import DataError, NetworkError, OutputError
 from tenfold.models import create
+from tenfold.models.external import RandomWeights
 from tenfold.training import Augmentation, Precision, Sgd, TrainingRecipe, fitted, loop, train, trainer
 from tenfold.training.checkpoint import CHECKPOINT, read_checkpoint
 from tenfold.training.recipes import Arithmetic
@@ -353,6 +355,19 @@ def test_the_command_trains_a_network_by_name(
             main([*arguments, *extra])
         assert leaving.value.code == 1
         assert message in capsys.readouterr().err
+    arguments[arguments.index("run")] = "taught"
+    for other, status in (
+        ("resnet20?num_classes=10&in_channels=1", 1),
+        ("resnet20?num_classes=3&in_channels=1", 0),
+    ):
+        with pytest.raises(SystemExit) as leaving, warnings.catch_warnings():
+            warnings.simplefilter("ignore", RandomWeights)
+            main([*arguments, "--teacher", "run/network", "--teacher", other])
+        assert leaving.value.code == status
+        text = f"the teacher {other} answers (10,) for an example and the network (3,)"
+        assert (text in " ".join(capsys.readouterr().err.split())) == (status == 1)
+    extra = json.loads((tmp_path / "taught" / "network" / "structure.json").read_text())["extra"]
+    assert extra == {"teachers": ["run/network", "resnet20?num_classes=3&in_channels=1"]}
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tenfold.errors import BudgetError
+from tenfold.errors import BudgetError, NetworkError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tenfold.data import Task
+
+ORIGINAL = "original"  # the teacher that is the network itself, as it was
 
 out = Console()
 err = Console(stderr=True)
@@ -56,6 +60,19 @@ def read_task(network: str, data: str | None, metric: str, image_size: int | Non
     splits = load_data(data, image_size=image_size)
     model, name = load_network(network, base)
     return task_from(model, splits, load_metric(metric), base=name)
+
+
+def read_teachers(
+    named: list[str], base: str | None, original: nn.Module | None = None
+) -> dict[str, nn.Module]:
+    """The networks of these names, of which one may be `original`; a name that comes twice is refused."""
+    from tenfold.compress import load_network
+
+    for name in named:
+        if named.count(name) > 1:
+            raise NetworkError(f"--teacher {name} is given twice: each teacher counts once")
+    known = {} if original is None else {ORIGINAL: original}
+    return {name: known[name] if name in known else load_network(name, base)[0] for name in named}
 
 
 def starting(text: str) -> Any:

@@ -22,6 +22,7 @@ from tenfold.cli.options import (
     err,
     out,
     read_task,
+    read_teachers,
     starting,
 )
 from tenfold.errors import BudgetError
@@ -113,6 +114,14 @@ def apply(
     base: Base = None,
     threads: Threads = 1,
     train_on: TrainOn = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            help="a network to learn from, or `original`; may come often, and then the mean of their outputs teaches "
+            "(without, the original does)",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Make the network that a recipe describes: saved, exported to ONNX and verified."""
@@ -127,6 +136,15 @@ def apply(
     training_place(train_on, "--train-on")
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
+        teachers = read_teachers(teacher, base, task.model) if teacher else None
     with Progress(err) as report:
-        made = apply_to_folder(steps, task, folder, Device(threads=threads), report=report, train_on=train_on)
+        made = apply_to_folder(
+            steps,
+            task,
+            folder,
+            Device(threads=threads),
+            report=report,
+            train_on=train_on,
+            teachers=teachers,
+        )
     out.print(made.summary(), soft_wrap=True, markup=False, highlight=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.cli.options import Base, Data, Debug, ImageSize, Seed, err, out, starting
+from tenfold.cli.options import Base, Data, Debug, ImageSize, Seed, err, out, read_teachers, starting
 from tenfold.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ def train(
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the checkpoint in --out")] = False,
     teacher: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--teacher", help="a trained network to learn from as well: zoo:NAME, timm:NAME or a folder"
+            "--teacher",
+            help="a trained network to learn from as well: zoo:NAME, timm:NAME or a folder; may come often, and then the "
+            "mean of their outputs teaches",
         ),
     ] = None,
     image_size: ImageSize = None,
@@ -67,18 +69,19 @@ def train(
         )
     seconds = None if time is None else quantities.seconds(time)
     with starting("loading PyTorch"):
-        from tenfold.compress import load_network, save
+        from tenfold.compress import save
         from tenfold.data import load_data
         from tenfold.report import learning_curves
         from tenfold.search.console import Console as Progress
+        from tenfold.training import joint_teacher, training_place, training_recipe
         from tenfold.training import train as run
-        from tenfold.training import training_place, training_recipe
     chosen = training_recipe(recipe, epochs=epochs)
     place = training_place(device, "--device")
     with starting("reading the network and the data"):
         splits = load_data(data, image_size=image_size)
         model, named = network_for(network, splits, chosen.stochastic_depth, seed, base)
-        taught_by = None if teacher is None else load_network(teacher, base)[0]
+        teachers = read_teachers(teacher or [], base)
+        taught_by = joint_teacher(teachers, model, splits.train) if teachers else None
     try:
         with Progress(err) as report:
             result = run(
@@ -103,7 +106,10 @@ def train(
     written = [folder / "weights.safetensors", folder / "result.json"]
     if named is not None:
         example = splits.train.select([0])[0]
-        written.append(save(folder / NETWORK, model.cpu(), (), inputs=example, base=named, overwrite=True))
+        extra = {"teachers": list(teachers)} if teachers else None
+        written.append(
+            save(folder / NETWORK, model.cpu(), (), inputs=example, base=named, extra=extra, overwrite=True)
+        )
     try:
         learning_curves({network: result.to_json()["curve"]}, folder / CURVE)
         written.append(folder / CURVE)

@@ -48,8 +48,9 @@ class Applied:
 class Run:
     """What a technique may use while it works, beside the network and the task.
 
-    `deadline` is a `time.monotonic()` value by which it must return; `teacher` the original network (never
-    changed); `progress(fraction, text)` may be called at any rate; `folder` is for caches that may be kept
+    `deadline` is a `time.monotonic()` value by which it must return; `teacher` what teaches: the original
+    network, another one or several (`training.Ensemble`), never changed; `progress(fraction, text)` may be called at any
+    rate; `folder` is for caches that may be kept
     between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
     `checkpoint` is a file where long work keeps how far it is, to go on from when it is called again with the same.
     `train_on` is the device that healing takes place on, by default the one that the network lies on, to which it comes

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from tenfold.compress import Recipe, Run, apply_recipe
-from tenfold.compress.distill import Distill
+from tenfold.compress.distill import Distill, Matching
 from tenfold.cost import Device, measure
 from tenfold.data import Task, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
-from tenfold.errors import OutputError, memory_reported
+from tenfold.errors import OutputError, RecipeError, memory_reported
 from tenfold.search.clock import Report, silent
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, serve, verified
-from tenfold.training import place_for, training_place
+from tenfold.training import joint_teacher, place_for, training_place
 
 LATENCY_SECONDS = 1.5
 
@@ -47,25 +48,31 @@ def apply_to_folder(
     device: Device | None = None,
     report: Report = silent,
     train_on: str | None = None,
+    teachers: Mapping[str, nn.Module] | None = None,
 ) -> Made:
     """Make the recipe's network from `task.model` and write it to `folder`, which must not hold anything yet.
 
-    `train_on` ("cpu" or "cuda") is where it is trained, by default a GPU if there is one.
+    `train_on` ("cpu" or "cuda") is where it is trained, by default a GPU if there is one. `teachers` by name, by default
+    `task.model` alone, teach it: several by the mean of their outputs (`training.Ensemble`). Their names are kept in
+    `structure.json`, under `extra`.
 
-    Raises `RecipeError` where the recipe does not go with the network, `ExportError` or `VerificationError`
+    Raises `RecipeError` where the recipe does not go with the network or the teachers, `ExportError` or `VerificationError`
     where the result cannot be served, `OutputError` where the folder is in use or cannot be written.
     """
     folder, device = Path(folder), device or Device()
     training_place(train_on)  # a wrong name is told before anything else
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"--out {folder} is not empty: name another folder, or remove it")
-    check_task(task)
     trains = any(isinstance(t, Distill) or getattr(t, "epochs", 0) for t in recipe.steps)
+    if teachers is not None:
+        _check_teaching(recipe, task, teachers, trains)
+    check_task(task)
+    teacher = task.model if teachers is None else joint_teacher(teachers, task.model, task.train)
     place = place_for(task.model, task.example(2), train_on) if trains else None
     run = Run(
         seed=recipe.seed,
         device=device,
-        teacher=task.model,
+        teacher=teacher,
         train_on=place,
         progress=lambda fraction, text: report("recipe", fraction, text),
         latency=lambda network: served_latency(network, task, device),
@@ -75,7 +82,8 @@ def apply_to_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        artifact = serve(working, model, steps, recipe, task)
+        extra = None if teachers is None else {"teachers": list(teachers)}
+        artifact = serve(working, model, steps, recipe, task, extra)
         runner = artifact.session(device.threads)
         checked = verified(model, runner, task)
         found = answers_on(runner, task.validation, lambda done: report("scoring", done, "validation"))
@@ -90,6 +98,22 @@ def apply_to_folder(
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return Made(folder, size, checked, value)
+
+
+def _check_teaching(recipe: Recipe, task: Task, teachers: Mapping[str, nn.Module], trains: bool) -> None:
+    """Raise a `RecipeError` where no step learns from a teacher, or one learns what only the original can teach."""
+    if not trains:
+        raise RecipeError(
+            "no step of the recipe learns from a teacher: leave the teachers out, or add distill"
+        )
+    if list(teachers.values()) == [task.model]:
+        return
+    for index, step in enumerate(recipe.steps):
+        if isinstance(step, Distill) and step.hidden is not Matching.NONE:
+            raise RecipeError(
+                f"step {index + 1} (distill) matches hidden layers, which are those of the original alone: other networks "
+                "have other layers, and a mean of several has none; leave hidden out, or the teachers"
+            )
 
 
 def served_latency(network: nn.Module, task: Task, device: Device) -> float:

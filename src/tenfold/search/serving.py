@@ -9,6 +9,7 @@ from torch import nn
 
 from tenfold.compress import Recipe, Step, read_structure, save
 from tenfold.compress.registry import is_final
+from tenfold.compress.technique import Json
 from tenfold.data import Task
 from tenfold.deploy import Artifact, Verification, deploy_onnx, verify
 from tenfold.search.scoring import Runner
@@ -17,13 +18,20 @@ FILES = ("structure.json", "weights.safetensors", "model.onnx", "recipe.yaml")
 VERIFIED_EXAMPLES = 64
 
 
-def serve(folder: Path, model: nn.Module, steps: Sequence[Step], recipe: Recipe, task: Task) -> Artifact:
-    """Write `FILES` to `folder`; returns the artefact, not yet verified.
+def serve(
+    folder: Path,
+    model: nn.Module,
+    steps: Sequence[Step],
+    recipe: Recipe,
+    task: Task,
+    extra: Json | None = None,
+) -> Artifact:
+    """Write `FILES` to `folder`, `extra` into the structure's; returns the artefact, not yet verified.
 
     Raises `ExportError` where the network has no ONNX form.
     """
     artifact = deploy_onnx(model, task.example(2), folder / "model.onnx")
-    save(folder, model, steps, inputs=task.example(2), base=task.base)
+    save(folder, model, steps, inputs=task.example(2), base=task.base, extra=extra)
     recipe.write(folder / "recipe.yaml")
     return artifact
 

@@ -32,6 +32,7 @@ from tenfold.training.remembered import Remembered, remembered
 from tenfold.training.result import CurvePoint, TrainingResult
 from tenfold.training.rules import find_rule
 from tenfold.training.schedules import warmup_cosine
+from tenfold.training.teacher import joint_teacher
 from tenfold.training.trainer import train
 from tenfold.training.views import Batch, View
 from tenfold.training.zeros import held_zeros
@@ -69,6 +70,7 @@ __all__ = [
     "fit",
     "hard_loss",
     "held_zeros",
+    "joint_teacher",
     "mean_loss",
     "parse_training_recipe",
     "place_for",
