@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from tenfold.compress.answers import distance
@@ -20,7 +23,7 @@ from tenfold.compress.quantize import Quantize
 from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
-from tenfold.report import blame_table, change_table, write_blame_map
+from tenfold.report import blame_table, blame_tables, change_table, write_blame_map
 
 
 class Two(nn.Module):
@@ -134,6 +137,27 @@ def test_the_table_and_the_map_show_every_layer_and_escape_names(task: Task, tmp
     assert page.count('<th scope="row">') == 3
     assert "first" in page
     assert blame_table(data).row_count == 4
+    assert len(blame_tables(data, 80)) == 1
+
+
+def test_a_narrow_terminal_gets_the_columns_in_pieces_and_every_figure_whole(task: Task) -> None:
+    data = blame(task, examples=40).to_json()
+    whole, pieces = blame_tables(data, 200), blame_tables(data, 60)
+    assert [len(whole), len(pieces) > 1] == [1, True]
+    texts = []
+    for tables, width in ((whole, 200), (pieces, 60)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        for table in tables:
+            console.print(table)
+        texts.append(console.export_text())
+    assert "…" not in texts[1]
+    figures = [set(re.findall(r"[\d.e+-]+\d", text)) for text in texts]
+    assert figures[0] == figures[1]
+    assert all(texts[1].count(f" {change} ") == 1 for change in CHANGES)
+
+
+def test_one_change_is_shown_in_full(task: Task) -> None:
+    data = blame(task, ["int4"]).to_json()
     assert change_table(data["columns"][0]).row_count == 2
 
 

@@ -67,7 +67,7 @@ def blame(
         from tenfold.compress.blame import blame as measured
         from tenfold.compress.changes import CHANGES
         from tenfold.files import write_json
-        from tenfold.report import blame_table, change_table, write_blame_map
+        from tenfold.report import blame_tables, change_table, write_blame_map
         from tenfold.search.console import Console as Progress
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
@@ -76,7 +76,8 @@ def blame(
             deadline=monotonic() + seconds, progress=lambda fraction, text: report("blame", fraction, text)
         )
         figures = measured(task, change or tuple(CHANGES), examples=examples, run=run).to_json()
-    out.print(blame_table(figures))
+    for table in blame_tables(figures, out.width):
+        out.print(table)
     if len(figures["columns"]) == 1:
         out.print(change_table(figures["columns"][0]))
     if json_file is not None:

@@ -1,6 +1,6 @@
 """Reports and plots, drawn from plain data."""
 
-from tenfold.report.blame_map import blame_table, change_table, write_blame_map
+from tenfold.report.blame_map import blame_table, blame_tables, change_table, write_blame_map
 from tenfold.report.device_roofs import roofs_of, times_of
 from tenfold.report.frontier_report import write_report
 from tenfold.report.learning_curve import learning_curves
@@ -27,6 +27,7 @@ __all__ = [
     "Times",
     "View",
     "blame_table",
+    "blame_tables",
     "change_table",
     "frontier_table",
     "learning_curves",

@@ -17,22 +17,44 @@ from tenfold.files import write_text
 from tenfold.report.page import render
 
 ABSENT = "–"
+METRIC = "metric lost"
+FIGURE, GAP = 7, 3  # characters of a figure in a terminal, and between two columns
 STRONGEST = 75  # per cent of the colour in the hottest cell, so that its figure can still be read
 DECADES = 4.0  # that the colours span, down from the hottest
 STEPS = ("", "yellow", "dark_orange", "bold red")  # of heat in a terminal
 
 
-def blame_table(data: dict[str, Any]) -> Table:
-    """Layers by changes; a cell is the harm of this layer alone, the last row that of all at once."""
+def blame_tables(data: dict[str, Any], width: int) -> list[Table]:
+    """`blame_table` in as many pieces, to stand below each other, as leave every name and figure whole in `width`."""
+    first = max(map(len, (*_layers(data), METRIC))) + GAP
+    groups: list[list[dict[str, Any]]] = [[]]
+    left = width - first
+    for column in data["columns"]:
+        needed = max(len(column["change"]), FIGURE) + GAP
+        if groups[-1] and needed > left:
+            groups.append([])
+            left = width - first
+        groups[-1].append(column)
+        left -= needed
+    hottest = _hottest(data)
+    return [blame_table({**data, "columns": group}, hottest, caption=group is groups[-1]) for group in groups]
+
+
+def blame_table(data: dict[str, Any], hottest: float | None = None, *, caption: bool = True) -> Table:
+    """Layers by changes; a cell is the harm of this layer alone, the last row that of all at once.
+
+    `hottest` is the harm that has the strongest colour, by default the greatest of all.
+    """
     table = Table(
-        caption=Text(_legend(data)),
+        caption=Text(_legend(data)) if caption else None,
         box=box.SIMPLE_HEAD,
         caption_justify="left",
         padding=(0, 1),
         show_edge=False,
     )
     table.add_column("layer")
-    columns, hottest = data["columns"], _hottest(data)
+    columns = data["columns"]
+    hottest = _hottest(data) if hottest is None else hottest
     for column in columns:
         table.add_column(column["change"], justify="right")
     for layer in _layers(data):
@@ -45,7 +67,7 @@ def blame_table(data: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row(Text("all at once"), *(Text(_whole(column), style="bold") for column in columns))
     drops = (ABSENT if column["whole"] is None else f"{column['whole']['drop']:+.4f}" for column in columns)
-    table.add_row(Text("metric lost"), *map(Text, drops))
+    table.add_row(Text(METRIC), *map(Text, drops))
     return table
 
 
