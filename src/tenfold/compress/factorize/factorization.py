@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from tenfold.compress.factorize.candidates import Candidate, candidates, matches
 from tenfold.compress.factorize.forms import Form, Kernels, Spectra, form_of, why_no_form
+from tenfold.compress.factorize.moments import Moments
 from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf, energy_for_cost, rank_for, vbmf_rank
 from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, price
-from tenfold.compress.prune.curvature import input_hessians
 from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
 
-GATHERING = 0.3  # share of the work, as it is told: of seeing what inputs matter
+MIDDLE = 0.65  # share of the work, as it is told, before ranks are chosen, where inputs are looked at
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Factorize:
     `keep` chooses ranks: `Energy(0.9)`, `Share(0.5)` or `Vbmf()`. Ranks are rounded up to `multiple`, since processors
     work on 8 or 16 channels at a time. `kernels` says what larger convolutions become. With `activations`, so many
     training examples say which inputs matter: each layer's output error is minimised, not its weights' (then kernels
-    become two layers, by one SVD, as they do with `Kernels.SVD`). `layers` are patterns of names ("layer3.*"); without any, all are looked at. A
-    layer that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
+    become two layers, by one SVD, as they do with `Kernels.SVD`); they are gone through again for every 512 MiB that
+    the second moments of the inputs take. `layers` are patterns of names ("layer3.*"); without any, all are looked at.
+    A layer that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
     """
 
     keep: Energy | Share | Vbmf = Energy(0.9)  # noqa: RUF009 - frozen, so it may be shared
@@ -90,24 +91,17 @@ class Factorize:
         found, skipped = self._candidates(model, task)
         for text in self._out_of_reach(found):
             raise NetworkError(text)
-        begun = GATHERING if self.activations else 0.0
-        moments = self._moments(model, found, task, run.part(0.0, begun))
-        run = run.part(begun, 1.0)
-        spectra: dict[str, Spectra] = {}
-        for done, candidate in enumerate(found):
-            if run.seconds_left() <= 0:
-                raise NetworkError(
-                    f"Factorize ran out of time at {candidate.name}: give it fewer layers or more time"
-                )
-            run.progress(done / (2 * len(found)), f"singular values of {candidate.name}")
-            spectra[candidate.name] = self._spectra(candidate, moments.get(candidate.name))
+        examples = task.train.take(self.activations, seed=run.seed) if self.activations else None
+        moments = Moments(model, examples)
+        spectra = self._spectra(found, moments, run.part(0.0, MIDDLE if examples else 0.5))
         ranks = self._ranks(found, spectra)
-        for done, candidate in enumerate(found):
-            run.progress(0.5 + done / (2 * len(found)), f"factors of {candidate.name}")
-            if candidate.name in ranks:
-                moment = moments.get(candidate.name)
-                made = self._form(candidate.layer).factorised(candidate.layer, ranks[candidate.name], moment)
-                replace(model, candidate.name, made)
+        run = run.part(MIDDLE if examples else 0.5, 1.0)
+        made: dict[str, nn.Module] = {}  # put in place at the end: `moments` needs the network as it came
+        for c in moments.each([c for c in found if c.name in ranks], run, "factors"):
+            made[c.name] = self._form(c.layer).factorised(c.layer, ranks[c.name], moments.of(c))
+        for candidate in found:
+            if candidate.name in made:
+                replace(model, candidate.name, made[candidate.name])
             else:
                 skipped[candidate.name] = "at the ranks it needs it would not become both smaller and cheaper"
         before = self._total(found, {})
@@ -151,21 +145,18 @@ class Factorize:
                 skipped[candidate.name] = reason
         return [candidate for candidate in found if candidate.name not in skipped], skipped
 
-    def _moments(self, model: nn.Module, found: list[Candidate], task: Task, run: Run) -> dict[str, Tensor]:
-        """E[x·xᵀ] of each layer's inputs, where the activations are to count."""
-        if not self.activations:
-            return {}
-        split = task.train.take(self.activations, seed=run.seed)
-        hessians = input_hessians(model, split, {c.name: c.layer for c in found}, run)
-        for c in found:
-            if c.name not in hessians:
-                raise NetworkError(f"{c.name}: no example reaches it, so its inputs are not known")
-        return {name: hessian[0] / 2 for name, hessian in hessians.items()}
-
-    def _spectra(self, candidate: Candidate, moment: Tensor | None) -> Spectra:
-        if not bool(candidate.layer.weight.isfinite().all()):
-            raise NetworkError(f"{candidate.name}: its weight holds NaN or inf, so it cannot be factorised")
-        return self._form(candidate.layer).spectra(candidate.layer, moment)
+    def _spectra(self, found: list[Candidate], moments: Moments, run: Run) -> dict[str, Spectra]:
+        """What each layer's ranks are chosen by."""
+        spectra: dict[str, Spectra] = {}
+        for c in moments.each(found, run, "singular values"):
+            if run.seconds_left() <= 0:
+                raise NetworkError(
+                    f"Factorize ran out of time at {c.name}: give it fewer layers or more time"
+                )
+            if not bool(c.layer.weight.isfinite().all()):
+                raise NetworkError(f"{c.name}: its weight holds NaN or inf, so it cannot be factorised")
+            spectra[c.name] = self._form(c.layer).spectra(c.layer, moments.of(c))
+        return spectra
 
     def _ranks(self, found: list[Candidate], spectra: dict[str, Spectra]) -> dict[str, tuple[int, ...]]:
         """{layer: its ranks}, for those alone that become smaller and cheaper."""

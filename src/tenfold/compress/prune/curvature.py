@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from tenfold.errors import DataError, NetworkError
 from tenfold.naming import described
 
 BATCH = 32
+MOMENT_BYTES = 1 << 29  # of second moments of inputs that are held at a time, where one layer's are no more
 
 
 def fisher_diagonal(model: nn.Module, split: Split, names: list[str], run: Run) -> dict[str, Tensor]:
@@ -82,27 +83,53 @@ def hutchinson_diagonal(
     return {name: value / seen for name, value in total.items()}
 
 
+def in_groups(layers: Mapping[str, Weighted]) -> list[dict[str, Weighted]]:
+    """The layers, in order, in as few groups as keep each group's matrices H within `MOMENT_BYTES`; one at least.
+
+    What all of a network's layers need grows with its depth times the square of its width. A group takes one pass over
+    the examples; most networks are one group. A layer that needs more is a group by itself.
+    """
+    groups: list[dict[str, Weighted]] = [{}]
+    held = 0
+    for name, layer in layers.items():
+        size = moment_bytes(layer)
+        if groups[-1] and held + size > MOMENT_BYTES:
+            groups.append({})
+            held = 0
+        groups[-1][name] = layer
+        held += size
+    return groups
+
+
+def moment_bytes(layer: Weighted) -> int:
+    """Bytes of the layer's H: (groups, D, D) in float64."""
+    return 8 * getattr(layer, "groups", 1) * layer.weight[0].numel() ** 2
+
+
 def input_hessians(
     model: nn.Module, split: Split, layers: Mapping[str, Weighted], run: Run
 ) -> dict[str, Tensor]:
     """For each layer H (groups, D, D) = 2·mean of x·xᵀ over all places, D weights of an output, in float64.
 
     The Hessian of the layer's own squared output error, the same for each of its outputs; where several layers share
-    the weight, of the errors of all. Layers that are never called on these examples have none.
+    the weight, of the errors of all. Layers that are never called on these examples have none. All are in memory
+    together: `in_groups` says which should be.
     """
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    with watched_inputs(model, layers) as seen, torch.no_grad():
+
+    def add(name: str, layer: Weighted, x: Tensor) -> None:
+        patches = unfolded(layer, x).double()
+        product = patches @ patches.transpose(1, 2)
+        totals[name] = totals[name].add_(product) if name in totals else product
+        counts[name] = counts.get(name, 0) + patches.shape[2]
+
+    with watched_inputs(model, layers, add), torch.no_grad():
         done = 0
         for _, inputs, targets in split.batches(BATCH):
             if done and run.seconds_left() < 0:
                 break
             call(model, inputs)
-            for name, layer, x in seen:
-                patches = unfolded(layer, x).double()
-                totals[name] = totals.get(name, 0) + patches @ patches.transpose(1, 2)
-                counts[name] = counts.get(name, 0) + patches.shape[2]
-            seen.clear()
             done += len(targets)
             run.progress(done / len(split), "curvature of layers")
     for name, total in totals.items():
@@ -110,21 +137,20 @@ def input_hessians(
             raise DataError(
                 f"{name}: its inputs hold NaN or inf, so the training data or the weights before it do"
             )
-    return {name: 2 * totals[name] / counts[name] for name in layers if name in totals}
+    return {name: totals[name].mul_(2).div_(counts[name]) for name in layers if name in totals}
 
 
 @contextmanager
 def watched_inputs(
-    model: nn.Module, layers: Mapping[str, Weighted]
-) -> Iterator[list[tuple[str, Weighted, Tensor]]]:
-    """A list that grows by (name, layer, its input) at every call of these layers of `model`.
+    model: nn.Module, layers: Mapping[str, Weighted], tell: Callable[[str, Weighted, Tensor], None]
+) -> Iterator[None]:
+    """For a while `tell(name, layer, its input)` is called before every call of these layers of `model`.
 
     Under the same name come the other layers that share the weight.
     """
-    seen: list[tuple[str, Weighted, Tensor]] = []
 
     def watch(name: str) -> Any:
-        return lambda module, args, kwargs: seen.append((name, module, args[0] if args else kwargs["input"]))
+        return lambda module, args, kwargs: tell(name, module, args[0] if args else kwargs["input"])
 
     handles = [
         module.register_forward_pre_hook(watch(name), with_kwargs=True)
@@ -133,7 +159,7 @@ def watched_inputs(
         if isinstance(module, Weighted)
     ]
     try:
-        yield seen
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from tenfold.compress.distill import Distill
 from tenfold.compress.layers import Weighted, not_finite, unmatched, weighted_layers
-from tenfold.compress.prune.curvature import fisher_diagonal, hutchinson_diagonal, input_hessians
+from tenfold.compress.prune.curvature import (
+    fisher_diagonal,
+    hutchinson_diagonal,
+    in_groups,
+    input_hessians,
+)
 from tenfold.compress.prune.learned_scores import cubic, learn_which_go
 from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, keep_two_of_four, sparsity
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
@@ -64,8 +69,9 @@ class Sparsify:
 
     `pattern` says which weights may go together, `saliency` which cost least. With `epochs` the network is healed by
     distillation in so many passes altogether, the zeros held, in `stages` between which the share of zeros grows to
-    its final value by the cubic of Zhu and Gupta (2017). `examples` of the training data tell the curvature.
-    `layers` are patterns of names; without any, all are looked at.
+    its final value by the cubic of Zhu and Gupta (2017). `examples` of the training data tell the curvature; OBS goes
+    through them again for every 512 MiB that the second moments of the layers' inputs take. `layers` are patterns of
+    names; without any, all are looked at.
     """
 
     pattern: Free | TwoOfFour = Free()
@@ -233,29 +239,40 @@ class Sparsify:
     ) -> list[str]:
         """OBS, layer by layer, each on the inputs that it has in the network as it came; the layers that have none."""
         examples = task.train.take(self.examples, seed=run.seed)
-        hessians = input_hessians(model, examples, chosen, run.part(0.0, 0.5))
-        run = run.part(0.5, 1.0)
-        if not hessians:
+        made: dict[str, Tensor] = {}  # put in place at the end, since every group sees the network as it came
+        groups = in_groups(chosen)
+        for number, group in enumerate(groups):
+            part = run.part(number / len(groups), (number + 1) / len(groups))
+            hessians = input_hessians(model, examples, group, part.part(0.0, 0.5))
+            part, reached = part.part(0.5, 1.0), list(hessians)
+            for place, name in enumerate(reached):
+                if run.seconds_left() <= 0:
+                    raise NetworkError(
+                        f"Sparsify ran out of time at {name}: give it fewer layers or more time"
+                    )
+                # Taken out, so that none are left when those of the next group are gathered.
+                made[name] = self._operated(group[name].weight.detach(), hessians.pop(name), done)
+                part.progress((place + 1) / len(reached), f"OBS of {name}")
+        if not made:
             raise NetworkError(
                 "no example reaches a linear layer or convolution, so OBS has nothing to judge by"
             )
-        for number, name in enumerate(hessians):
-            layer = chosen[name]
-            if run.seconds_left() <= 0:
-                raise NetworkError(f"Sparsify ran out of time at {name}: give it fewer layers or more time")
-            weight = layer.weight.detach()
-            if isinstance(self.pattern, TwoOfFour):
-                choose, rounds = two_of_four(weight.shape[1]), 2
-            else:
-                choose, rounds = least_of_rows(cubic(self.pattern.ratio, done), OBS_ROUNDS), OBS_ROUNDS
-            rows = weight.flatten(1).split(len(weight) // len(hessians[name]))  # one part for each group
-            parts = [
-                surgeon(part, damped_inverse(hessian), choose, rounds)
-                for part, hessian in zip(rows, hessians[name], strict=True)
-            ]
-            layer.weight.copy_(torch.cat(parts).to(weight.dtype).reshape(weight.shape))
-            run.progress((number + 1) / len(hessians), f"OBS of {name}")
-        return [name for name in chosen if name not in hessians]
+        for name, weight in made.items():
+            chosen[name].weight.copy_(weight)
+        return [name for name in chosen if name not in made]
+
+    def _operated(self, weight: Tensor, hessians: Tensor, done: float) -> Tensor:
+        """The weight after OBS on each of its groups' outputs, `hessians` (groups, D, D) theirs."""
+        if isinstance(self.pattern, TwoOfFour):
+            choose, rounds = two_of_four(weight.shape[1]), 2
+        else:
+            choose, rounds = least_of_rows(cubic(self.pattern.ratio, done), OBS_ROUNDS), OBS_ROUNDS
+        rows = weight.flatten(1).split(len(weight) // len(hessians))  # one part for each group
+        parts = [
+            surgeon(part, damped_inverse(hessian), choose, rounds)
+            for part, hessian in zip(rows, hessians, strict=True)
+        ]
+        return torch.cat(parts).to(weight.dtype).reshape(weight.shape)
 
 
 def obd(weight: Tensor, curvature: Tensor) -> Tensor:
