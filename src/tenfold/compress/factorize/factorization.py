@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tenfold.compress.factorize.candidates import Candidate, candidates, matches
-from tenfold.compress.factorize.forms import Form, Kernels, Spectra, form_of, why_no_form
+from tenfold.compress.factorize.forms import Form, Kernels, Linears, Spectra, form_of, why_no_form
 from tenfold.compress.factorize.moments import Moments
 from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf, energy_for_cost, rank_for, vbmf_rank
 from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, price
@@ -28,11 +28,12 @@ class Factorize:
     """Factorise linear layers and 1×1 convolutions by SVD, larger ones by Tucker-2, one SVD, CP or a tensor train.
 
     `keep` chooses ranks: `Energy(0.9)`, `Share(0.5)` or `Vbmf()`. Ranks are rounded up to `multiple`, since processors
-    work on 8 or 16 channels at a time. `kernels` says what larger convolutions become. With `activations`, so many
-    training examples say which inputs matter: each layer's output error is minimised, not its weights' (then kernels
-    become two layers, by one SVD, as they do with `Kernels.SVD`); they are gone through again for every 512 MiB that
-    the second moments of the inputs take. `layers` are patterns of names ("layer3.*"); without any, all are looked at.
-    A layer that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
+    work on 8 or 16 channels at a time. `kernels` says what larger convolutions become, `linears` what linear layers do
+    (a tensor train gains by small ranks: give `multiple` 1). With `activations`, so many training examples say which
+    inputs matter: each layer's output error is minimised, not its weights' (then kernels become two layers, by one SVD,
+    as they do with `Kernels.SVD`); they are gone through again for every 512 MiB that the second moments of the inputs
+    take. `layers` are patterns of names ("layer3.*"); without any, all are looked at. A layer that would not become both
+    smaller and cheaper stays, and so do grouped and depthwise ones.
     """
 
     keep: Energy | Share | Vbmf = Energy(0.9)  # noqa: RUF009 - frozen, so it may be shared
@@ -40,6 +41,7 @@ class Factorize:
     multiple: int = 8
     kernels: Kernels = Kernels.TUCKER
     activations: int = 0
+    linears: Linears = Linears.SVD
 
     def __post_init__(self) -> None:
         if not isinstance(self.keep, (Energy, Share, Vbmf)):
@@ -50,6 +52,8 @@ class Factorize:
             )
         if self.activations and self.kernels not in (Kernels.TUCKER, Kernels.SVD):
             raise ValueError(f"Factorize: activations go with no kernels of the form {self.kernels.value}")
+        if self.activations and self.linears is not Linears.SVD:
+            raise ValueError(f"Factorize: activations go with no linears of the form {self.linears.value}")
         if isinstance(self.layers, str):
             raise ValueError(f"Factorize: layers must be a tuple of patterns, not the string {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -134,7 +138,7 @@ class Factorize:
         return model
 
     def _form(self, layer: Layer) -> Form:
-        return form_of(layer, self.kernels, bool(self.activations))
+        return form_of(layer, self.kernels, self.linears, bool(self.activations))
 
     def _candidates(self, model: nn.Module, task: Task) -> tuple[list[Candidate], dict[str, str]]:
         """Those that can take their form, and the reason for each that cannot."""
@@ -166,7 +170,7 @@ class Factorize:
             for c in found:
                 form = self._form(c.layer)
                 chosen = tuple(choose(values, long) for values, long in spectra[c.name])
-                pairs = zip(form.ranks(chosen), form.largest(c.layer), strict=True)
+                pairs = zip(form.ranks(c.layer, chosen), form.largest(c.layer), strict=True)
                 wanted[c.name] = tuple(min(rank, top) for rank, top in pairs)
             return {c.name: wanted[c.name] for c in found if self._saves(c, wanted[c.name])}
 

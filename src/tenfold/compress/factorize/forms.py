@@ -32,6 +32,7 @@ from tenfold.compress.factorize.structure import (
     positions,
     price,
 )
+from tenfold.compress.factorize.trains import TrainMatrix, carried
 
 Spectra = tuple[
     tuple[Tensor, int], ...
@@ -39,12 +40,25 @@ Spectra = tuple[
 
 
 class Kernels(Enum):
-    """What a convolution larger than 1×1 becomes; linear layers and 1×1 convolutions become two by SVD."""
+    """What a convolution larger than 1×1 becomes; a 1×1 convolution becomes two by SVD."""
 
     TUCKER = "tucker"  # 1×1, K, 1×1
     SVD = "svd"  # K, 1×1
     CP = "cp"  # 1×1, depthwise K, 1×1
     TENSOR_TRAIN = "tensor_train"  # 1×1, H×1, 1×W, 1×1
+
+
+class Linears(Enum):
+    """What a linear layer becomes. CP of a matrix, which has two sides, is its SVD.
+
+    A train takes the inputs and the outputs for products of two or three factors and couples one factor of each in a
+    core. It has far fewer weights of a rank than an SVD, and other matrices that it takes for simple: those that are
+    nearly sums of few Kronecker products.
+    """
+
+    SVD = "svd"  # two linear layers
+    TENSOR_TRAIN = "tensor_train"  # two cores
+    TENSOR_TRAIN_3 = "tensor_train_3"  # three
 
 
 class Form(Protocol):
@@ -54,7 +68,7 @@ class Form(Protocol):
         """What each rank is chosen by."""
         ...
 
-    def ranks(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    def ranks(self, layer: Layer, chosen: tuple[int, ...]) -> tuple[int, ...]:
         """The ranks of the form, from those chosen by the spectra."""
         ...
 
@@ -66,17 +80,19 @@ class Form(Protocol):
         """What it costs."""
         ...
 
-    def row(self, layer: Layer, ranks: tuple[int, ...]) -> nn.Sequential:
+    def row(self, layer: Layer, ranks: tuple[int, ...]) -> nn.Module:
         """The structure, with weights not yet set."""
         ...
 
-    def factorised(self, layer: Layer, ranks: tuple[int, ...], moment: Tensor | None) -> nn.Sequential:
+    def factorised(self, layer: Layer, ranks: tuple[int, ...], moment: Tensor | None) -> nn.Module:
         """The structure with the weights that come nearest."""
         ...
 
 
-def form_of(layer: Layer, kernels: Kernels, aware: bool) -> Form:
+def form_of(layer: Layer, kernels: Kernels, linears: Linears, aware: bool) -> Form:
     """The form for a layer: `aware` of activations, everything is one SVD, with a kernel in its first part."""
+    if isinstance(layer, nn.Linear) and linears is not Linears.SVD:
+        return TrainMatrix(2 if linears is Linears.TENSOR_TRAIN else 3)
     if kernels is Kernels.SVD or (aware and kernels is Kernels.TUCKER):
         return Matrix()
     if is_matrix(layer) or kernels is Kernels.TUCKER:
@@ -102,7 +118,7 @@ class Plain:
         weight = layer.weight.detach()
         return tuple(_spectrum(unfold(weight, mode)) for mode in ((0,) if is_matrix(layer) else (1, 0)))
 
-    def ranks(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    def ranks(self, layer: Layer, chosen: tuple[int, ...]) -> tuple[int, ...]:
         return chosen
 
     def largest(self, layer: Layer) -> tuple[int, ...]:
@@ -132,7 +148,7 @@ class Matrix(Plain):
             matrix = matrix @ torch.linalg.cholesky(damped(moment))
         return (_spectrum(matrix),)
 
-    def ranks(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    def ranks(self, layer: Layer, chosen: tuple[int, ...]) -> tuple[int, ...]:
         return chosen
 
     def largest(self, layer: Layer) -> tuple[int, ...]:
@@ -169,7 +185,7 @@ class Canonical:
         weight = layer.weight.detach()
         return _spectrum(unfold(weight, 1)), _spectrum(unfold(weight, 0))
 
-    def ranks(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    def ranks(self, layer: Layer, chosen: tuple[int, ...]) -> tuple[int, ...]:
         return (max(chosen),)  # as many terms as the wider side needs; a kernel may need more
 
     def largest(self, layer: Layer) -> tuple[int, ...]:
@@ -208,8 +224,9 @@ class Train:
         into, high, wide, _ = weight_IHWO.shape
         return tuple(_spectrum(weight_IHWO.reshape(n, -1)) for n in (into, into * high, into * high * wide))
 
-    def ranks(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
-        return chosen
+    def ranks(self, layer: Layer, chosen: tuple[int, ...]) -> tuple[int, ...]:
+        out, into, high, wide = layer.weight.shape
+        return carried((into, high, wide, out), chosen)
 
     def largest(self, layer: Layer) -> tuple[int, ...]:
         out, into, high, wide = layer.weight.shape
