@@ -67,6 +67,11 @@ def save(
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor], structure: Structure) -> Path:
     """Write a saved network from its tensors and its structure, whose digest is set to that of the new file."""
+    return save_written(folder, lambda path: save_file(tensors, path, metadata={"format": "pt"}), structure)
+
+
+def save_written(folder: Path, write: Callable[[Path], None], structure: Structure) -> Path:
+    """The same with the file of weights that `write` puts at the path that it is given."""
     structure.to_json()  # what is not plain JSON fails here, before anything is written
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ def save_tensors(folder: Path, tensors: dict[str, Tensor], structure: Structure)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     try:
-        save_file(tensors, working / WEIGHTS, metadata={"format": "pt"})
+        write(working / WEIGHTS)
         structure = replace(structure, weights_sha256=_sha256(working / WEIGHTS))
         write_json(working / STRUCTURE, structure.to_json())
         _move(working, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from torch import Tensor
 
@@ -16,12 +17,15 @@ LEAST = 1 << 16  # bytes of code that end a block with the tensor at hand; its l
 
 
 class Blocks:
-    """The blocks of a file that is being written. A tensor goes to `encoder`, then its entry to `add`."""
+    """The blocks of a file that is being written. A tensor goes to `encoder`, then its entry to `add`.
 
-    def __init__(self) -> None:
+    The code of a block that ends goes to `codes`.
+    """
+
+    def __init__(self, codes: BinaryIO) -> None:
         self.learnt = Learnt()
         self.closed: list[Block] = []
-        self.codes: list[bytes] = []
+        self._codes = codes
         self.encoder = Encoder()
         self._entries: list[Entry] = []
         self._crc = 0
@@ -36,8 +40,9 @@ class Blocks:
     def close(self) -> None:
         """End the block at hand, if anything is in it."""
         if self._entries:
-            self.codes.append(self.encoder.bytes())
-            self.closed.append(Block(tuple(self._entries), len(self.codes[-1]), self._crc))
+            code = self.encoder.bytes()
+            self._codes.write(code)
+            self.closed.append(Block(tuple(self._entries), len(code), self._crc))
         self.encoder, self._entries, self._crc = Encoder(), [], 0
 
 
@@ -48,6 +53,7 @@ def opened(block: Block, code: bytes, learnt: Learnt) -> Iterator[tuple[str, Ten
         tensor = decoded(entry, decoder, learnt)
         crc = zlib.crc32(bytes_of(tensor), crc)
         yield entry.name, tensor
+        del tensor  # before the next is decoded
     if crc != block.crc:
         first, last = block.tensors[0].name, block.tensors[-1].name
         names = f"{first!r:.60}" if len(block.tensors) == 1 else f"{first!r:.60} to {last!r:.60}"

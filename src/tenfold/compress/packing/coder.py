@@ -39,19 +39,20 @@ class Encoder:
         """Bytes of the code so far."""
         return WORD * int(self._encoder.num_words())
 
-    def bytes(self) -> bytes:
+    def bytes(self) -> memoryview:
         """The code so far, a whole number of words."""
-        return self._encoder.get_compressed().astype("<u4").tobytes()
+        words: NDArray[np.uint32] = self._encoder.get_compressed().astype("<u4", copy=False)
+        return words.data.cast("B") if len(words) else memoryview(b"")
 
 
 class Decoder:
     """Gives the symbols back in the order in which they went in, if it is asked with the same tables."""
 
-    def __init__(self, code: bytes) -> None:
+    def __init__(self, code: bytes | memoryview) -> None:
         if len(code) % WORD:
             raise PackError(f"a code of {len(code)} bytes is no whole number of words")
         self._package = _constriction()
-        words = np.frombuffer(code, dtype="<u4").astype(np.uint32)
+        words = np.frombuffer(code, dtype="<u4").astype(np.uint32, copy=False)
         self._decoder = self._package.stream.queue.RangeDecoder(words)
 
     def decode(self, count: int, table: Table) -> Symbols:

@@ -112,8 +112,11 @@ class Header:
         return tuple(entry for block in self.blocks for entry in block.tensors)
 
 
-def write_container(file: BinaryIO, header: Header, codes: Sequence[bytes]) -> int:
-    """Write the whole file; returns how many bytes come before the codes. `PackError` for what could not be read."""
+def write_container(file: BinaryIO, header: Header, codes: BinaryIO) -> int:
+    """Write the whole file; returns how many bytes come before the codes. `PackError` for what could not be read.
+
+    `codes` holds the blocks' codes one after the other, from its beginning; they come through in parts.
+    """
     blocks = [
         {"code": block.code, "crc": block.crc, "tensors": [_short(entry) for entry in block.tensors]}
         for block in header.blocks
@@ -121,14 +124,18 @@ def write_container(file: BinaryIO, header: Header, codes: Sequence[bytes]) -> i
     plain = {"structure": header.structure, "blocks": blocks}
     text = json.dumps(plain, separators=(",", ":"), allow_nan=False).encode()
     compressed = zlib.compress(text, 9)
-    size = HEAD.size + DIGEST + len(compressed) + sum(map(len, codes))
+    total = sum(block.code for block in header.blocks)
+    size = HEAD.size + DIGEST + len(compressed) + total
     _require_likely("this network", size, len(text), header.entries)
-    head = HEAD.pack(MAGIC, VERSION, len(compressed), len(text), sum(map(len, codes)))
-    digest = hashlib.sha256(head)
-    for part in (compressed, *codes):
+    head = HEAD.pack(MAGIC, VERSION, len(compressed), len(text), total)
+    digest = hashlib.sha256(head + compressed)
+    file.write(head + bytes(DIGEST) + compressed)
+    codes.seek(0)
+    while part := codes.read(READ):
         digest.update(part)
-    for part in (head, digest.digest(), compressed, *codes):
         file.write(part)
+    file.seek(len(head))
+    file.write(digest.digest())
     return len(head) + DIGEST + len(compressed)
 
 
@@ -165,7 +172,7 @@ def _require_likely(file: Path | str, size: int, text: int, entries: Sequence[En
     """Refuse claims beyond what a file of `size` bytes can mean: a header of `text` bytes, and these tensors."""
     if text > max(SHORT_TEXT, LARGEST_TEXT * size):
         raise PackError(f"{file} has {size:,} bytes and a header of {text:,}: more than any network needs")
-    # All tensors are held until they are written, which copies them once; decoding works on one at a time.
+    # Twice what all tensors take, though one at a time is in memory: what is written counts as well.
     claim = 2 * sum(entry.size for entry in entries) + max((entry.working for entry in entries), default=0)
     if claim > max(ALWAYS_ALLOWED, LARGEST_EXPANSION * size):
         raise PackError(f"{file} has {size:,} bytes and would unpack in {claim:,}: no network packs so well")

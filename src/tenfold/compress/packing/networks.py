@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tenfold.compress.packing.blocks import Blocks, opened
 from tenfold.compress.packing.container import LARGEST_STEP, Header, read_container, write_container
+from tenfold.compress.packing.tensor_files import stored_shapes, stored_tensors, write_tensors
 from tenfold.compress.packing.tensors import (
     QUANTISED,
     Coded,
@@ -24,11 +24,10 @@ from tenfold.compress.packing.tensors import (
     code_uniform,
 )
 from tenfold.compress.quantize import packed_bytes
-from tenfold.compress.saved import STRUCTURE, WEIGHTS, save_tensors
+from tenfold.compress.saved import STRUCTURE, WEIGHTS, save_written
 from tenfold.compress.structure import Structure, read_structure, structure_from
 from tenfold.errors import OutputError, PackError, RecipeError
 from tenfold.files import written
-from tenfold.naming import described
 
 Progress = Callable[[float, str], None]
 SMALL = 256  # a tensor of fewer numbers is never rounded
@@ -80,7 +79,7 @@ class PackReport:
 def pack(
     folder: Path | str, file: Path | str, *, step: float | None = None, progress: Progress = lambda f, t: None
 ) -> PackReport:
-    """Write the saved network in `folder` as one packed file; the folder stays as it is.
+    """Write the saved network in `folder` as one packed file, tensor by tensor; the folder stays as it is.
 
     Without `step` the file holds exactly the weights of the folder: packed codes and int8 weights under a model
     that learns from their neighbours, places in tables of shared values under one of their own, all else by bytes.
@@ -93,30 +92,33 @@ def pack(
     if step is not None and not 1e-3 <= step <= 10:
         raise PackError(f"step must be between 0.001 and 10 standard deviations, not {step}")
     structure = read_structure(folder / STRUCTURE)
-    tensors = _read(folder / WEIGHTS)
-    matrices, parts = packed_matrices(structure, tensors), stored_parts(structure, tensors)
+    stored = stored_shapes(folder / WEIGHTS)
+    matrices, parts = packed_matrices(structure, stored), stored_parts(structure, stored)
     if step is not None and not any(
-        _may_be_rounded(name, value) for name, value in tensors.items() if name not in parts
+        _may_be_rounded(name, value) for name, value in stored.items() if name not in parts
     ):
         raise PackError(
             f"{folder} holds no float weights that a step could round (they are integers, sparse or shared "
             f"already): pack it without a step"
         )
-    blocks, coded, at = Blocks(), [], 0
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    for name, tensor in tensors.items():
-        progress(at / max(total, 1), name)
-        if name in parts:
-            each, kept = _coded_part(name, tensor, parts[name], blocks), tensor
-        else:
-            each, kept = _coded(name, tensor, matrices.get(name), step, blocks)
-        blocks.add(each.entry, kept)
-        coded.append(each)
-        at += tensor.nbytes
-    blocks.close()
-    header = Header(structure.to_json(), tuple(blocks.closed))
-    with written(file) as temporary, open(temporary, "wb") as stream:
-        before = write_container(stream, header, blocks.codes)
+    coded: list[Coded] = []
+    total, at = sum(tensor.nbytes for tensor in stored.values()), 0
+    # The header comes first in the file and tells how long the codes are, so they wait in a file of their own.
+    with written(file) as temporary, TemporaryFile(dir=temporary.parent) as codes:
+        blocks = Blocks(codes)
+        for name, tensor in stored_tensors(folder / WEIGHTS, stored):
+            progress(at / max(total, 1), name)
+            at += tensor.nbytes
+            if name in parts:
+                each, kept = _coded_part(name, tensor, parts[name], blocks), tensor
+            else:
+                each, kept = _coded(name, tensor, matrices.get(name), step, blocks)
+            blocks.add(each.entry, kept)
+            coded.append(each)
+            del tensor, kept  # before the next is read
+        blocks.close()
+        with open(temporary, "wb") as stream:
+            before = write_container(stream, Header(structure.to_json(), tuple(blocks.closed)), codes)
     progress(1.0, "packed")
     return _report(coded, before, file.stat().st_size, (folder / WEIGHTS).stat().st_size)
 
@@ -141,16 +143,24 @@ def unpack(
             structure = structure_from(header.structure)
         except RecipeError as error:
             raise PackError(f"{file} is malformed: {error}") from error
-        learnt, number, tensors = Learnt(), len(header.entries), {}
+        tensors = _decoded(header, codes, progress)
         try:
-            for block, code in zip(header.blocks, codes, strict=True):
-                for name, tensor in opened(block, code, learnt):
-                    tensors[name] = tensor
-                    progress(len(tensors) / number, name)
+            made = save_written(folder, lambda path: write_tensors(path, header.entries, tensors), structure)
         except PackError as error:
             raise PackError(f"{file} is malformed: {error}") from error
     progress(1.0, "unpacked")
-    return save_tensors(folder, tensors, structure)
+    return made
+
+
+def _decoded(header: Header, codes: Iterator[bytes], progress: Progress) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a packed file one by one, as they are decoded."""
+    learnt, number, done = Learnt(), len(header.entries), 0
+    for block, code in zip(header.blocks, codes, strict=True):
+        for name, tensor in opened(block, code, learnt):
+            yield name, tensor
+            del tensor
+            done += 1
+            progress(done / number, name)
 
 
 def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[str, tuple[int, int, int]]:
@@ -254,12 +264,3 @@ def _report(coded: list[Coded], header: int, size: int, saved: int) -> PackRepor
         saved,
         4 * sum(each.numbers for each in coded),
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path} does not exist: the saved network is incomplete") from error
-    except (OSError, SafetensorError, ValueError) as error:
-        raise RecipeError(f"{path} cannot be read: {described(error)}") from error

@@ -19,6 +19,7 @@ from tenfold.compress.packing.coder import Decoder, Encoder, Symbols, Table
 
 FIRST, LARGEST = 16, 1 << 14  # bytes coded under one state of a table: at first, and in the end
 MEMORY = 1 << 16
+PART = 1 << 16  # numbers turned at a time
 UNEVEN, EVEN = (
     8.0,
     2.0,
@@ -49,22 +50,25 @@ class PlaneTables:
 
 
 def encode_numbers(
-    encoder: Encoder, tables: PlaneTables, kind: str, data: bytes, size: int, is_float: bool
+    encoder: Encoder, tables: PlaneTables, kind: str, data: bytes | memoryview, size: int, is_float: bool
 ) -> None:
     """Code numbers of `size` bytes each, little-endian."""
-    for plane, values in enumerate(_planes(data, size, is_float)):
-        _encode_plane(encoder, tables, kind, plane, 8, values)
+    words = np.frombuffer(data, dtype=f"<u{size}")
+    for plane in range(size):
+        _encode_plane(encoder, tables, kind, plane, 8, _plane(words, plane, is_float))
 
 
 def decode_numbers(
     decoder: Decoder, tables: PlaneTables, kind: str, count: int, size: int, is_float: bool
-) -> bytes:
-    """The `count` numbers that `encode_numbers` coded."""
-    planes = np.empty((size, count), dtype=np.uint8)
+) -> Words:
+    """The `count` numbers that `encode_numbers` coded, as unsigned words of `size` bytes."""
+    words = np.empty(count, dtype=f"<u{size}")
+    planes = words.view(np.uint8).reshape(count, size)
     for plane in range(size):
-        planes[plane] = _decode_plane(decoder, tables, kind, plane, 8, count)
-    words = np.ascontiguousarray(planes.T).view(f"<u{size}").reshape(-1)
-    return (_turned_back(words) if is_float else words).tobytes()
+        planes[:, plane] = _decode_plane(decoder, tables, kind, plane, 8, count)
+    for part in _parts(words) if is_float else ():
+        part[:] = _turned_back(part)
+    return words
 
 
 def encode_indices(encoder: Encoder, indices: Indices, bits: int) -> None:
@@ -112,12 +116,18 @@ def _decode_plane(
     return values
 
 
-def _planes(data: bytes, size: int, is_float: bool) -> Bytes:
-    """(size, count): the bytes of each number, the lowest first, in rows."""
-    words = np.frombuffer(data, dtype=f"<u{size}")
-    if is_float:
-        words = _turned(words)
-    return np.ascontiguousarray(words.view(np.uint8).reshape(-1, size).T)
+def _plane(words: Words, plane: int, is_float: bool) -> Bytes:
+    """One byte of each number, the lowest for plane 0."""
+    size, found = words.dtype.itemsize, np.empty(len(words), dtype=np.uint8)
+    for part, made in zip(_parts(words), _parts(found), strict=True):
+        turned = _turned(part) if is_float else part
+        made[:] = turned.view(np.uint8).reshape(-1, size)[:, plane]
+    return found
+
+
+def _parts(words: Words) -> list[Words]:
+    """Views of `PART` numbers each, so that what is made of them on the way takes little memory."""
+    return [words[start : start + PART] for start in range(0, len(words), PART)]
 
 
 def _turned(words: Words) -> Words:

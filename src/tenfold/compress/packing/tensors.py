@@ -16,6 +16,7 @@ from tenfold.compress.packing.coder import Decoder, Encoder
 from tenfold.compress.packing.container import SIZES, Entry
 from tenfold.compress.packing.contexts import LIMIT, Tables, decode_matrix, encode_matrix
 from tenfold.compress.packing.planes import (
+    PART,
     PlaneTables,
     decode_indices,
     decode_numbers,
@@ -57,7 +58,7 @@ def code_numbers(name: str, tensor: Tensor, learnt: Learnt, encoder: Encoder) ->
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in SIZES:
         raise PackError(f"{name}: tensors of the type {dtype} cannot be packed")
-    data, size, bits = bytes_of(tensor).tobytes(), encoder.size, encoder.bits
+    data, size, bits = bytes_of(tensor), encoder.size, encoder.bits
     encode_numbers(encoder, learnt.numbers, dtype, data, SIZES[dtype], tensor.is_floating_point())
     entry = Entry(name, dtype, tuple(tensor.shape), "numbers")
     is_weight = tensor.dim() > 1 and not name.startswith(QUANTISED)
@@ -124,8 +125,10 @@ def _decoded(entry: Entry, decoder: Decoder, learnt: Learnt) -> Tensor:
         raise PackError(f"{entry.name!r:.60}: an empty tensor cannot have the form {entry.form!r:.20}")
     if entry.form == "numbers":
         is_float = "float" in entry.dtype
-        data = decode_numbers(decoder, learnt.numbers, entry.dtype, entry.count, SIZES[entry.dtype], is_float)
-        tensor = _tensor(data, entry)
+        words = decode_numbers(
+            decoder, learnt.numbers, entry.dtype, entry.count, SIZES[entry.dtype], is_float
+        )
+        tensor = _tensor(words, entry)
     elif entry.form == "codes":
         tensor = _packed(entry, decoder, learnt)
     elif entry.form == "indices":
@@ -152,9 +155,13 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def entropy(values: NDArray[np.integer[Any]]) -> float:
     """H₀ in bits a value: of the values' own histogram, whatever their order."""
-    if not values.size:
+    return _entropy_of(np.unique(values, return_counts=True)[1])
+
+
+def _entropy_of(counts: NDArray[Any]) -> float:
+    """H₀ of values that came so often each, in bits a value."""
+    if not counts.size:
         return 0.0
-    counts = np.unique(values, return_counts=True)[1]
     shares = counts / counts.sum()
     return float(-(shares * np.log2(shares)).sum())
 
@@ -197,14 +204,18 @@ def _indices(entry: Entry, decoder: Decoder) -> Tensor:
     )
 
 
-def _tensor(data: bytes, entry: Entry) -> Tensor:
+def _tensor(words: NDArray[Any], entry: Entry) -> Tensor:
     dtype = getattr(torch, entry.dtype)
-    if not data:
+    if not len(words):
         return torch.empty(entry.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(dtype).reshape(entry.shape)
+    return torch.from_numpy(words.view(np.uint8)).view(dtype).reshape(entry.shape)
 
 
-def _byte_entropy(data: bytes, size: int) -> float:
+def _byte_entropy(data: memoryview, size: int) -> float:
     """The order-0 entropy of all numbers, plane by plane: in bits."""
-    planes = np.frombuffer(data, dtype=np.uint8).reshape(-1, size).T
-    return math.fsum(entropy(plane.astype(np.int32)) * plane.size for plane in planes)
+    numbers = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
+    counts = np.zeros((size, 256), dtype=np.int64)
+    for start in range(0, len(numbers), PART):
+        for plane, found in enumerate(counts):
+            found += np.bincount(numbers[start : start + PART, plane], minlength=256)
+    return math.fsum(_entropy_of(found[found > 0]) * len(numbers) for found in counts)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 PRICE = 2 * np.log(2) / 12
 ROUNDS = 12
 SETTLED = 1e-4  # share of the integers that may still change when the rounds end
+PART = 1 << 16  # weights looked at together
 SHIFTED = 3  # the magnitudes 1, 2, and 3 or more have points of their own
 
 Floats = NDArray[np.float64]
@@ -40,28 +41,42 @@ class Uniform:
 def rounded(weights: Floats, step: float, limit: int) -> tuple[NDArray[np.int32], Uniform]:
     """The integers of `weights` (any shape), within ±limit, and where they lie."""
     flat = weights.reshape(-1)
-    price = PRICE * step * step
-    nearest = np.clip(np.rint(flat / step), -limit, limit).astype(np.int32)
-    values, grid = nearest, Uniform(step, (0.0, 0.0, 0.0))
+    values = np.empty(len(flat), dtype=np.int32)
+    for part in _parts(len(flat)):
+        values[part] = _nearest(flat[part], step, limit)
     for _ in range(ROUNDS):
-        bits = _bits(values, limit)
-        grid = Uniform(step, _shifts(flat, values, step))
-        best = np.full(len(flat), np.inf)
-        chosen = values
-        # A cheaper integer always lies towards zero; the centroids can make the next one out the nearest too.
-        for move in (1, 0, -1, -2):
-            candidate = np.where(np.abs(nearest) + move > 0, np.sign(nearest) * (np.abs(nearest) + move), 0)
-            candidate = np.clip(candidate, -limit, limit).astype(np.int32)
-            cost = (flat - grid.points(candidate)) ** 2 + price * bits[candidate + limit]
-            better = cost < best
-            chosen, best = np.where(better, candidate, chosen), np.where(better, cost, best)
-        cost = (flat**2) + price * bits[limit]
-        chosen = np.where(cost < best, 0, chosen).astype(np.int32)
-        changed = np.count_nonzero(chosen != values)
-        values = chosen
+        bits, grid, changed = _bits(values, limit), Uniform(step, _shifts(flat, values, step)), 0
+        for part in _parts(len(flat)):
+            chosen = _chosen(flat[part], grid, bits, limit)
+            changed += int(np.count_nonzero(chosen != values[part]))
+            values[part] = chosen
         if changed <= SETTLED * len(flat):
             break
     return values.reshape(weights.shape), Uniform(step, _shifts(flat, values, step))
+
+
+def _chosen(flat: Floats, grid: Uniform, bits: Floats, limit: int) -> NDArray[np.int32]:
+    """For each weight the integer of the least error and price, `bits` those of −limit … limit."""
+    nearest, price = _nearest(flat, grid.step, limit), PRICE * grid.step * grid.step
+    best, chosen = np.full(len(flat), np.inf), nearest
+    # A cheaper integer always lies towards zero; the centroids can make the next one out the nearest too.
+    for move in (1, 0, -1, -2):
+        candidate = np.where(np.abs(nearest) + move > 0, np.sign(nearest) * (np.abs(nearest) + move), 0)
+        candidate = np.clip(candidate, -limit, limit).astype(np.int32)
+        cost = (flat - grid.points(candidate)) ** 2 + price * bits[candidate + limit]
+        better = cost < best
+        chosen, best = np.where(better, candidate, chosen), np.where(better, cost, best)
+    cost = (flat**2) + price * bits[limit]
+    return np.where(cost < best, 0, chosen).astype(np.int32)
+
+
+def _nearest(flat: Floats, step: float, limit: int) -> NDArray[np.int32]:
+    return np.clip(np.rint(flat / step), -limit, limit).astype(np.int32)
+
+
+def _parts(number: int) -> list[slice]:
+    """`PART` weights each, so that what is weighed on the way takes little memory."""
+    return [slice(start, start + PART) for start in range(0, number, PART)]
 
 
 def _bits(values: NDArray[np.int32], limit: int) -> Floats:
