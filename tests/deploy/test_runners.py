@@ -10,7 +10,9 @@ import torch
 from deploy_networks import Block, Pair, images, quantised, seeded
 from torch import nn
 
-from tenfold.compress.quantize import Mode
+from tenfold.compress import Run
+from tenfold.compress.quantize import Mode, Nearest, QuantizeWeights
+from tenfold.data import Task
 from tenfold.deploy import (
     EagerRunner,
     OnnxRunner,
@@ -44,6 +46,9 @@ def test_precision_is_read_from_the_network():
     model = seeded(Block)
     assert precision_of(quantised(model, images())) is Precision.INT8_STATIC
     assert precision_of(quantised(model, images(), Mode.DYNAMIC)) is Precision.INT8_DYNAMIC
+    split = (images(), torch.zeros(16, dtype=torch.long))
+    codes = QuantizeWeights(bits=8, rounding=Nearest()).apply(model, Task(model, split, split), Run()).model
+    assert precision_of(codes) is Precision.FLOAT32  # its weights are codes, what it computes is not
 
 
 def test_eager_is_the_network_itself(tmp_path):

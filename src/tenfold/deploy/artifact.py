@@ -73,8 +73,11 @@ def deploy_eager(model: nn.Module, path: Path | str) -> Artifact:
 
 
 def precision_of(model: nn.Module) -> Precision:
-    """Float, or which of the two INT8 forms `Quantize` gave it."""
+    """Float, as with the codes of `QuantizeWeights` too, or which of the two INT8 forms `Quantize` gave it."""
     if not is_quantized(model) or not isinstance(model, fx.GraphModule):
         return Precision.FLOAT32
-    dynamic = any("dynamic_" in str(node.target) for node in model.graph.nodes if node.op == "call_function")
+    called = [str(node.target) for node in model.graph.nodes if node.op == "call_function"]
+    if any("unpack_weight" in name for name in called):
+        return Precision.FLOAT32
+    dynamic = any("dynamic_" in name for name in called)
     return Precision.INT8_DYNAMIC if dynamic else Precision.INT8_STATIC
