@@ -42,6 +42,12 @@ def shrink(
     max_drop: Annotated[str | None, typer.Option("--max-drop", help="tolerated loss, as 1%")] = None,
     minimize: Annotated[str, typer.Option("--minimize", help="latency or size")] = "latency",
     time: Annotated[str, typer.Option("--time", help="how long the job may take, as 5m")] = "5m",
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe", help="a recipe to make and measure too, by name or file (YAML); may come often"
+        ),
+    ] = None,
     metric: MetricName = "accuracy",
     image_size: ImageSize = None,
     base: Base = None,
@@ -64,6 +70,7 @@ def shrink(
     if minimize not in ("latency", "size"):
         raise BudgetError(f"--minimize is latency or size, not {minimize!r}")
     with starting("loading PyTorch"):
+        from tenfold.compress import find_recipe
         from tenfold.cost import Device
         from tenfold.report import frontier_table
         from tenfold.search import Budget
@@ -71,6 +78,7 @@ def shrink(
         from tenfold.search.console import Console as Progress
         from tenfold.training import training_place
     training_place(train_on, "--train-on")
+    recipes = {spec: find_recipe(spec) for spec in recipe or ()}
     budget = Budget(**{name: value or None for name, value in limits.items()})
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
@@ -84,6 +92,7 @@ def shrink(
             time_limit=seconds,
             seed=seed,
             train_on=train_on,
+            recipes=recipes,
             report=report,
             provenance={"network": network, "data": data, "command": " ".join(sys.argv[1:])},
         )

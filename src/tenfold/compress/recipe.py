@@ -12,7 +12,7 @@ Reading is safe (plain scalars, lists and mappings; no tags, no aliases), and an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,15 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
     return parse_yaml(text, recipe_from, source)
 
 
-def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple[Step, ...]]:
+def apply_recipe(
+    recipe: Recipe, task: Task, run: Run, due: Callable[[int], float] | None = None
+) -> tuple[nn.Module, tuple[Step, ...]]:
     """Apply the steps in order to `task.model`: the changed network in eval mode, and what was decided.
 
     Every step is checked first against the network that it will meet, so that the last one's trouble is known before
     the first one's work; where data decide what that network is like, as soon as they have. Raises `RecipeError` with
-    the problems found. The network given is not changed.
+    the problems found. The network given is not changed. `due(index)`, asked as a step begins, is the
+    `time.monotonic()` value by which that step must return, where that is not the run's own deadline.
     """
     checked = _check(recipe, task, run, task.model, 0)
     teacher = task.model if run.teacher is None else run.teacher
@@ -142,7 +145,9 @@ def apply_recipe(recipe: Recipe, task: Task, run: Run) -> tuple[nn.Module, tuple
     known = origins.keys() == names_of(teacher)
     for index, technique in enumerate(recipe.steps):
         part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
-        applied = technique.apply(model, task, replace(part, origins=origins if known else None))
+        deadline = run.deadline if due is None else due(index)
+        part = replace(part, deadline=deadline, origins=origins if known else None)
+        applied = technique.apply(model, task, part)
         model = applied.model
         origins = origins_after(origins, model, applied.renamed)
         steps.append(Step(technique, applied.resolved))

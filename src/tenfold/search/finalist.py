@@ -13,6 +13,7 @@ from tenfold.compress import Recipe, Step, Technique, is_saved, load, read_struc
 from tenfold.compress.distill import Distill
 from tenfold.compress.quantize import Quantize
 from tenfold.compress.saved import STRUCTURE
+from tenfold.compress.technique import Json
 from tenfold.errors import TenfoldError
 from tenfold.search.budget import MB
 from tenfold.search.job import Job, Progress, add_point
@@ -68,8 +69,20 @@ def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress
     passes = float(found["epochs"])
     if passes == 0:  # there was no time for a step: a recipe that said so would train elsewhere
         return replace(before, seconds=seconds_taken)
-    # What timing decided is stated, so that a machine of another speed makes the same network.
-    repeatable = Distill(
+    # The passes of a process that was stopped took none of these seconds.
+    here = passes - float(found["epochs_before"])
+    pace = float(found["training_seconds"]) / here if here > 0 else before.seconds_per_pass
+    if job.train_on.type != "cpu" and here > 0:  # where the first reading takes as long as training
+        pace = float(found["step_seconds"]) * max(1, found["examples"] // found["batch_size"])
+    step = Step(repeatable(distill, found), found)
+    return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)
+
+
+def repeatable(distill: Distill, found: Json) -> Distill:
+    """The healing that was done, with what timing decided stated: a machine of another speed makes the same network."""
+    return replace(
+        distill,
+        seconds=None,
         epochs=found["planned_epochs"],
         steps=found["steps"] if found["cut_short"] else None,
         precision=found["precision"],
@@ -77,13 +90,6 @@ def heal(job: Job, name: str, before: Healed, seconds: float, progress: Progress
         views=tuple(View(view) for view in found["views"]),
         mixing=found["mixing"],
     )
-    # The passes of a process that was stopped took none of these seconds.
-    here = passes - float(found["epochs_before"])
-    pace = float(found["training_seconds"]) / here if here > 0 else before.seconds_per_pass
-    if job.train_on.type != "cpu" and here > 0:  # where the first reading takes as long as training
-        pace = float(found["step_seconds"]) * max(1, found["examples"] // found["batch_size"])
-    step = Step(repeatable, found)
-    return Healed(applied.model, (*before.steps, step), before.passes + passes, pace, seconds_taken)
 
 
 def cut(job: Job, proposal: Proposal, progress: Progress) -> Healed:

@@ -31,6 +31,7 @@ from tenfold.search.frontier import (
 )  # fmt: skip
 from tenfold.search.job import Job, fill_scores, interval_seconds
 from tenfold.search.point import Point
+from tenfold.search.roster import LATE, SHORTENED
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, unquantized
 from tenfold.training.result import device_name
@@ -273,23 +274,28 @@ def sections(job: Job, points: list[Point], best: Point, provenance: dict[str, A
 
 
 def late(job: Job, points: list[Point]) -> list[str]:
-    """The baselines that there was no time for."""
+    """The baselines, and the recipes of the user, that there was no time for."""
     there = {point.id for point in points} | set(job.store.failures())
-    return [name for name in BASELINES if name not in there]
+    return [name for name in (*BASELINES, *(asked.id for asked in job.recipes)) if name not in there]
 
 
 def notes(job: Job, points: list[Point]) -> list[str]:
     """What could not be made, and why: a line each."""
     failed = {name: job.store.step(f"finalist-{name}") for name in NAMES}
     failures = job.store.failures()
+    shortened = {point.id: job.store.step(SHORTENED + point.id) for point in points if point.by_recipe}
     return (
         [f"{name} was left out: {why}" for name, why in failures.items()]
-        + [f"{name} was left out: there was no time to make and score it" for name in late(job, points)]
+        + [
+            f"{name} was left out: {job.store.step(LATE + name) or 'there was no time to make and score it'}"
+            for name in late(job, points)
+        ]
         + [
             f"{name} could not be made: {record['error']}"
             for name, record in failed.items()
             if record is not None and "error" in record
         ]
+        + [f"{name} was {why}" for name, why in shortened.items() if why is not None]
     )
 
 

@@ -24,6 +24,7 @@ from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock
 from tenfold.search.frontier import ORIGINAL, PLAIN_INT8, opened
 from tenfold.search.point import Point
+from tenfold.search.roster import Asked
 from tenfold.search.scoring import BOOTSTRAP_SECONDS, Effort, Runner, answers_on, dropped, effort_for, scored
 from tenfold.search.serving import serve, verified
 from tenfold.search.store import Store
@@ -50,6 +51,7 @@ class Job:
     seed: int
     train_on: torch.device = field(default_factory=lambda: torch.device("cpu"))
     cache: dict[str, Any] = field(default_factory=dict)
+    recipes: tuple[Asked, ...] = ()  # of the user, to be made as points
 
     @property
     def threads(self) -> int:

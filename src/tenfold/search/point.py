@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+BY_RECIPE = "r"  # begins the names of the points that recipes make which the user gave
+
 
 @dataclass
 class Point:
@@ -52,6 +54,11 @@ class Point:
     def finalist(self) -> str:
         """The finalist that it is one form of; empty for a baseline."""
         return self.id.partition("-")[0] if self.kind == "candidate" else ""
+
+    @property
+    def by_recipe(self) -> bool:
+        """Whether a recipe that the user gave made it: it says nothing of what the search should try."""
+        return self.finalist.startswith(BY_RECIPE)
 
     def to_json(self) -> dict[str, Any]:
         """The point as plain data, as it stands in frontier.json."""

@@ -152,6 +152,7 @@ def width_here(job: Job) -> float:
         point.validation_drop_high - point.validation_drop
         for point in job.store.points()
         if point.id != ORIGINAL
+        and not point.by_recipe
         and point.validation_drop_high is not None
         and point.validation_drop is not None
     ]

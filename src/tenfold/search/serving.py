@@ -48,8 +48,13 @@ def unquantized(folder: Path, task: Task) -> nn.Module:
 
     Made from `task.model`; its weights are not the saved ones.
     """
+    return before_integers(read_structure(folder / "structure.json").steps, task)
+
+
+def before_integers(steps: Sequence[Step], task: Task) -> nn.Module:
+    """`task.model` in the structure that these steps give it without the last, where that makes integers of weights."""
     model = task.model
-    for step in read_structure(folder / "structure.json").steps:
+    for step in steps:
         if not is_final(step.technique):
             model = step.technique.rebuild(model, step.resolved, task.zeros(2))
     return model

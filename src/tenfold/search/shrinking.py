@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tenfold.search.finalists import NAMES
 from tenfold.search.finish import RESULT, finish, seconds_needed
 from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8, Frontier
 from tenfold.search.job import Job
+from tenfold.search.recipes import add_recipes
+from tenfold.search.roster import Asked, Recipes, check_recipes, enrolled, named
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
@@ -40,6 +42,7 @@ def shrink(
     time_limit: float = 300.0,
     seed: int = 0,
     train_on: str | None = None,
+    recipes: Recipes = (),
     report: Report = silent,
     provenance: dict[str, Any] | None = None,
 ) -> Frontier:
@@ -50,7 +53,13 @@ def shrink(
     serves them. A run that was interrupted goes on where it stopped when called again with the same arguments; a
     finished one is handed back, or goes on if it is given more time. `report(phase, fraction, text)` is called as the work proceeds.
 
-    Raises `BudgetError`, `DataError`, `NetworkError`, `MetricError` or `OutputError` before any long work, and
+    `recipes`, `Recipe` objects or a dict of them by name, are made of the untouched network before the search begins,
+    each a point of the frontier as any other. All together they may take half of the time that the baselines leave,
+    each an equal part of what those before it left of that. Their `Distill` steps train for as many passes as there is
+    time for (a note says so where they are fewer than asked); a recipe that takes longer otherwise is left out, with a
+    note. A run that is called with recipes that it does not know goes on and adds them, a finished one too.
+
+    Raises `BudgetError`, `DataError`, `NetworkError`, `MetricError`, `RecipeError` or `OutputError` before any long work, and
     `ExportError` or `VerificationError` where the untouched network cannot be served.
     """
     budget, device = budget or Budget(), device or Device()
@@ -62,8 +71,10 @@ def shrink(
         raise BudgetError(f"shrink serves through onnxruntime; the device asks for {device.runtime}")
     started = time.monotonic()
     training_place(train_on)  # a wrong name is told before anything else
+    wanted = named(recipes)
     task.model.eval()
     check_task(task)
+    check_recipes(wanted, task, device)
     if budget.max_drop is not None and half_width(len(task.validation)) > budget.max_drop:
         warnings.warn(too_few(task, budget.max_drop), TenfoldWarning, stacklevel=2)
     identity = identity_of(
@@ -79,14 +90,15 @@ def shrink(
         seed=seed,
     )
     store = Store.open(out, identity)
-    finished = store.step(FINISHED)
-    if finished is not None and time_limit <= finished["time_limit"] and (store.root / RESULT).exists():
+    asked = enrolled(store, wanted)
+    if is_finished(store, time_limit, asked):
         return Frontier.from_json(read_json(store.root / RESULT), store.root, task.model)
     place = place_for(task.model, task.example(2), train_on)
     clock = Clock(time_limit, before=store.spent() + time.monotonic() - started, report=report)
-    job = Job(task, budget, device, minimize, store, clock, seed, place)
+    job = Job(task, budget, device, minimize, store, clock, seed, place, recipes=asked)
     with keeping_time(job):
         add_baselines(job)
+        add_recipes(job)
         if plain_known(job):
             add_what_may_do(job)
         if plain_known(job):
@@ -99,8 +111,24 @@ def shrink(
         wait_for_others(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {})
-        store.finish_step(FINISHED, {"time_limit": time_limit})
+        note_finished(store, time_limit, asked)
         return frontier
+
+
+def is_finished(store: Store, time_limit: float, asked: Sequence[Asked]) -> bool:
+    """Whether the run came to its end with as much time, and with all these recipes."""
+    finished = store.step(FINISHED)
+    if finished is None or time_limit > finished["time_limit"] or not (store.root / RESULT).exists():
+        return False
+    return {entry.id for entry in asked} <= set(finished.get("recipes", ()))
+
+
+def note_finished(store: Store, time_limit: float, asked: Sequence[Asked]) -> None:
+    """Write down that it did, beside what earlier ends had."""
+    before = store.step(FINISHED) or {"time_limit": time_limit}
+    recipes = sorted({*before.get("recipes", ()), *(entry.id for entry in asked)})
+    value: dict[str, Any] = {"time_limit": max(time_limit, before["time_limit"])}
+    store.finish_step(FINISHED, value | ({"recipes": recipes} if recipes else {}))
 
 
 def in_time(job: Job) -> bool:
@@ -129,7 +157,7 @@ def plain_known(job: Job) -> bool:
 def wait_for_others(job: Job) -> None:
     """While there is time, wait for what other processes are still making: it may be the best."""
     with job.clock.phase("waiting for others") as progress:
-        while job.store.in_work([*BASELINES, *NAMES]) and in_time(job):
+        while job.store.in_work([*BASELINES, *NAMES, *(asked.id for asked in job.recipes)]) and in_time(job):
             progress(0.0, "another process is at work in this folder")
             time.sleep(WAIT_SECONDS)
 

@@ -230,7 +230,7 @@ def seconds_plain(job: Job) -> float:
 
 def bases(job: Job) -> list[Forms]:
     """The healed network that is best so far, and the untouched one."""
-    points = job.store.points()
+    points = [point for point in job.store.points() if not point.by_recipe]
     mark(points, job.budget)
     best = choose(points, job.budget, job.minimize) or nearest(points, job.budget)[0]
     healed = [p for p in points if p.finalist and p.finalist == best.finalist]
