@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -60,12 +61,12 @@ def images(number: int = 16) -> Tensor:
     return torch.randn(number, 3, 10, 10, generator=torch.Generator().manual_seed(1))
 
 
-def quantised(model: nn.Module, inputs: object, mode: Mode = Mode.STATIC) -> nn.Module:
-    """`model` after `Quantize(mode)`, calibrated on `inputs`."""
+def quantised(model: nn.Module, inputs: object, mode: Mode = Mode.STATIC, **choices: Any) -> nn.Module:
+    """`model` after `Quantize(mode, **choices)`, calibrated on `inputs`."""
     first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
     first = first[0] if isinstance(first, tuple) else first
     split = (inputs, torch.zeros(len(first), dtype=torch.long))  # type: ignore[arg-type]
-    return Quantize(mode).apply(model, Task(model, train=split, validation=split), Run()).model
+    return Quantize(mode, **choices).apply(model, Task(model, train=split, validation=split), Run()).model
 
 
 def file_operators(path: Path) -> Counter[str]:

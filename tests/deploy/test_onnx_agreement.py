@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from deploy_networks import fused_operators, quantised
+from deploy_networks import Block, fused_operators, images, quantised, seeded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tenfold.compress.quantize import Mode
+from tenfold.compress.quantize import Mode, PerTensor, ZeroPoint
 from tenfold.deploy import OnnxRunner, export_onnx
 from tenfold.deploy.verification import reference
 
@@ -48,3 +48,33 @@ def test_linear_layers_agree(tmp_path, mode, shape):
     assert float((reference(module, x) - OnnxRunner(path)(x)).abs().max()) < 0.01
     fused = fused_operators(path)
     assert not {"MatMul", "Gemm"} & set(fused)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
+def test_one_scale_a_weight_and_zero_in_the_middle_agree(tmp_path, mode, symmetric):
+    activations = ZeroPoint.SYMMETRIC if symmetric else ZeroPoint.INTEGER
+    module = quantised(seeded(Block), images(), mode, granularity=PerTensor(), activations=activations)
+    path = tmp_path / "block.onnx"
+    export_onnx(module, images(2), path)
+    expected, actual = reference(module, images()), OnnxRunner(path)(images())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
+    assert float((expected - actual).abs().mean()) < 1e-3 * float(expected.abs().max())
+    if mode is Mode.STATIC:
+        fused = fused_operators(path)
+        assert fused["QLinearConv"] == 4
+        assert not {"Conv", "FusedConv", "Relu", "Add", "Gemm"} & set(fused)
+        assert fused["Clip"] == 3 * symmetric  # ReLU6 and two ReLUs, of codes
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_layers_left_float_between_integers_are_not_rounded_by_the_runtime(tmp_path, width):
+    floats = ("depthwise", "expand", "fc")
+    module, path = quantised(seeded(Block, width), images(), floats=floats), tmp_path / "block.onnx"
+    export_onnx(module, images(2), path)
+    expected, actual = reference(module, images()), OnnxRunner(path)(images())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
+    fused = fused_operators(path)
+    assert fused["QLinearConv"] == 2
+    assert fused["Conv"] + fused["FusedConv"] == 2
+    assert fused["Gemm"] == 1

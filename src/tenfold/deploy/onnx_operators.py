@@ -1,8 +1,8 @@
 """What the operators of a quantised network become in ONNX.
 
 Static: QuantizeLinear and DequantizeLinear around float operators, which ONNX Runtime fuses into integer kernels.
-Dynamic: DynamicQuantizeLinear with MatMulInteger or ConvInteger, the result scaled back to float. ConvInteger takes
-only uint8 weights in ONNX Runtime, so they are stored with 128 added and a zero point of 128.
+Dynamic: DynamicQuantizeLinear (a symmetric range is found by ReduceMax and given to QuantizeLinear) with MatMulInteger
+or ConvInteger, the result scaled back to float. ConvInteger takes only uint8 weights in ONNX Runtime, so they are stored with 128 added and a zero point of 128.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import onnx_ir as ir
 import onnxscript
 import torch
 
-UINT8_SHIFT = 128
+from tenfold.compress.quantize.ops import MIDDLE, SMALLEST_SCALE
+
+UINT8_SHIFT = MIDDLE
 op: Any = onnxscript.opset18  # untyped, since these calls are recorded, not run
 
 
@@ -30,8 +32,20 @@ def dequantize_channels(q: Any, scale: Any, axis: int) -> Any:
     return op.DequantizeLinear(q, scale, axis=axis)
 
 
-def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any = None) -> Any:
-    q, input_scale, zero_point = op.DynamicQuantizeLinear(x)
+def quantized_at_run_time(x: Any, symmetric: bool) -> tuple[Any, Any, Any]:
+    """uint8 codes of `x` over its own range, their scale and their zero point."""
+    if not symmetric:
+        q, scale, zero_point = op.DynamicQuantizeLinear(x)
+        return q, scale, zero_point
+    zero_point = op.Constant(value=ir.tensor(UINT8_SHIFT, dtype=ir.DataType.UINT8))
+    largest = op.ReduceMax(op.Abs(x), keepdims=0)
+    scale = op.Div(largest, op.Constant(value=ir.tensor(float(MIDDLE - 1), dtype=ir.DataType.FLOAT)))
+    scale = op.Max(scale, op.Constant(value=ir.tensor(SMALLEST_SCALE, dtype=ir.DataType.FLOAT)))
+    return op.QuantizeLinear(x, scale, zero_point), scale, zero_point
+
+
+def dynamic_linear(x: Any, weight: Any, scale: Any, bias: Any = None, symmetric: bool = False) -> Any:
+    q, input_scale, zero_point = quantized_at_run_time(x, symmetric)
     product = op.MatMulInteger(q, op.Transpose(weight, perm=[1, 0]), zero_point)
     y = op.Mul(op.Cast(product, to=ir.DataType.FLOAT), op.Mul(input_scale, scale))
     return y if bias is None else op.Add(y, bias)
@@ -46,8 +60,9 @@ def dynamic_conv(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
+    symmetric: bool = False,
 ) -> Any:
-    q, input_scale, zero_point = op.DynamicQuantizeLinear(x)
+    q, input_scale, zero_point = quantized_at_run_time(x, symmetric)
     shift = op.Constant(value=ir.tensor([UINT8_SHIFT], dtype=ir.DataType.INT32))
     shifted = op.Cast(op.Add(op.Cast(weight, to=ir.DataType.INT32), shift), to=ir.DataType.UINT8)
     product = op.ConvInteger(

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from tenfold.deploy.onnx_clips import clip_codes
+from tenfold.deploy.onnx_floats import keep_floats
 from tenfold.deploy.onnx_padding import pad_in_convolutions
 
 FOLDABLE = {"Transpose", "Cast", "Add", "Mul", "Reshape", "Squeeze", "Unsqueeze", "Identity"}
@@ -28,6 +30,8 @@ def slim(model: ModelProto) -> None:
     transpose_before_dequantize(graph)
     fold_constants(model)
     pad_in_convolutions(graph, readers_of(graph))
+    clip_codes(graph, readers_of(graph))
+    keep_floats(graph)
     give_gemms_zero_points(graph)
     drop_zero_biases(graph)
     use_global_pools(graph)

@@ -68,7 +68,7 @@ def train_static(module: fx.GraphModule, task: Task, run: Run, epochs: float) ->
                 (layer,) = node.users
                 biases[path] = str(layer.args[0].target), read[layer]  # by now a call of its activation
                 values = attribute(network, f"{path}.bias") * attribute(network, f"{path}.bias_scale")
-                trained[path] = Bias(values, attribute(network, f"{read[layer]}.weight_scale")[:, None])
+                trained[path] = Bias(values, attribute(network, f"{read[layer]}.weight_scale").reshape(-1, 1))
                 network.add_submodule(f"{AWARE}.b{len(trained)}", trained[path])
                 _replace(network, node, f"{AWARE}.b{len(trained)}", ())
     network.graph.eliminate_dead_code()
@@ -93,7 +93,8 @@ def _weight(network: fx.GraphModule, path: str, axis: int) -> Aware:
     """Signed integers within ±limit are codes 0 … 2 · limit about the zero point `limit`."""
     integers, scale = attribute(network, f"{path}.weight"), attribute(network, f"{path}.weight_scale")
     limit = 127 if int(integers.abs().max()) > 63 else 63
-    grid = _Signed(8 if limit == 127 else 7, scale[:, None], torch.full((len(scale), 1), float(limit)))
+    steps = scale.reshape(-1, 1)
+    grid = _Signed(8 if limit == 127 else 7, steps, torch.full_like(steps, float(limit)))
     codes = matrix_of(integers, axis).float() + limit
     matrix = matrix_of(integers * along(scale, axis, integers.dim()), axis)
     return Aware(matrix, grid, codes, torch.float32, tuple(integers.shape), axis)
@@ -122,8 +123,8 @@ def _store(
         grid, codes = weight.result()
         integers = codes.to(torch.int16) - int(grid.zero_point[0])
         attribute(module, f"{path}.weight").copy_(weight_of(integers, weight.shape, weight.axis))
-        attribute(module, f"{path}.weight_scale").copy_(grid.scale[:, 0])
-        steps[path] = grid.scale[:, 0]
+        scale = attribute(module, f"{path}.weight_scale")
+        steps[path] = scale.copy_(grid.scale.reshape(scale.shape))
     for path, (activation_name, weight_path) in biases.items():
         scale = steps[weight_path] * activations[names[activation_name]].step()
         attribute(module, f"{path}.bias_scale").copy_(scale)

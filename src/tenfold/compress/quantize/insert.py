@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 from tenfold.compress.quantize import affine
 from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.quantize.capture import attribute, operator, rebuilt, set_buffer, shape_of
+from tenfold.compress.quantize.grid import PerChannel, PerTensor, ZeroPoint
 from tenfold.compress.quantize.layers import Layer, convolution_arguments, layer_of, leaders
 from tenfold.compress.quantize.ops import LEVELS
 from tenfold.compress.quantize.plan import Plan, clamp_bounds, kind
@@ -19,18 +21,30 @@ ROOT = "int8"  # every integer and scale is a buffer below this name
 OPS = torch.ops.tenfold
 
 
+@dataclass(frozen=True)
+class IntegerForm:
+    """How layers are quantised: the bits and scales of weights, and where the zero of activations lies.
+
+    With `add_bias` a layer without a bias gets one of zeros, for a correction.
+    """
+
+    bits: int
+    granularity: PerChannel | PerTensor
+    activations: ZeroPoint
+    add_bias: bool
+
+
 def insert_static(
     module: fx.GraphModule,
     plan: Plan,
     names: dict[fx.Node, str],
-    affines: dict[str, Affine],
-    bits: int,
-    add_bias: bool,
+    affines: Mapping[str, Affine],
+    form: IntegerForm,
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     """Quantise and dequantise every tensor of the plan, and every weight and bias.
 
-    `affines` holds the quantiser of each tensor of the plan by name. With `add_bias` a layer without a bias gets
-    one of zeros, for a correction. Returns the module, and for each layer's name the node that now computes it.
+    `affines` holds the quantiser of each tensor of the plan by name. Returns the module, and for each layer's name
+    the node that now computes it.
     """
     graph = module.graph
     layers = {names[layer.node]: layer for layer in plan.layers}
@@ -38,7 +52,7 @@ def insert_static(
     for leader in dict.fromkeys(first.values()):
         tied = {name: layers[name] for name in layers if first[name] == leader}
         scales = [affines[names[plan.tensors[layer.input]]].scale for layer in tied.values()]
-        _quantize_weights(module, tied, bits, add_bias, scales)
+        _quantize_weights(module, tied, form, scales)
     for node, keeper in plan.tensors.items():
         path = f"{ROOT}.{names[keeper]}"
         if keeper is node:
@@ -61,7 +75,7 @@ def insert_static(
 
 
 def insert_dynamic(
-    module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], bits: int, add_bias: bool
+    module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], form: IntegerForm
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     """Replace each layer by the operator that quantises its input when it runs. Returns as `insert_static`."""
     graph = module.graph
@@ -72,10 +86,10 @@ def insert_dynamic(
         assert layer is not None
         node, name = layer.node, names[layer.node]
         path = f"{ROOT}.{name}"
-        weight, bias = _values(module, layer, add_bias)
+        weight, bias = _values(module, layer, form.add_bias)
         if first[name] == name:
-            scale = affine.weight_scales(weight, layer.axis, bits)
-            integers = affine.round_weight(weight, scale, layer.axis, bits)
+            scale = affine.weight_scales(weight, layer.axis, form.bits, granularity=form.granularity)
+            integers = affine.round_weight(weight, scale, layer.axis, form.bits)
             set_buffer(module, f"{path}.weight", integers if layer.axis == 0 else integers.t().contiguous())
             set_buffer(module, f"{path}.weight_scale", scale)
         with graph.inserting_before(node):
@@ -88,6 +102,8 @@ def insert_dynamic(
             rest: tuple[Any, ...] = ()
             if layer.is_convolution:
                 target, rest = OPS.dynamic_conv.default, convolution_arguments(layer) or ()
+            if form.activations is ZeroPoint.SYMMETRIC:
+                rest = (*rest, True)
             call = _call(graph, target, layer.input, *constants, bias_node, *rest)
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
@@ -99,8 +115,7 @@ def insert_dynamic(
 def _quantize_weights(
     module: fx.GraphModule,
     tied: Mapping[str, Layer],
-    bits: int,
-    add_bias: bool,
+    form: IntegerForm,
     input_scales: Sequence[float],
 ) -> None:
     """Put int8 weights and an int32 bias, each behind its dequantisation, in the place of the float ones.
@@ -110,19 +125,21 @@ def _quantize_weights(
     product, in float.
     """
     path = f"{ROOT}.{next(iter(tied))}"
-    values = {name: _values(module, layer, add_bias) for name, layer in tied.items()}
+    values = {name: _values(module, layer, form.add_bias) for name, layer in tied.items()}
     in_integers = {
         name: bias is not None and (tied[name].is_convolution or len(shape_of(tied[name].node)) == 2)
         for name, (_, bias) in values.items()
     }
     axis = next(iter(tied.values())).axis
     needed = [
-        affine.weight_scales(weight, axis, bits, bias if in_integers[name] else None, input_scale)
+        affine.weight_scales(
+            weight, axis, form.bits, bias if in_integers[name] else None, input_scale, form.granularity
+        )
         for (name, (weight, bias)), input_scale in zip(values.items(), input_scales, strict=True)
     ]
     scale = torch.stack(needed).amax(0)
     weight = next(iter(values.values()))[0]
-    set_buffer(module, f"{path}.weight", affine.round_weight(weight, scale, axis, bits))
+    set_buffer(module, f"{path}.weight", affine.round_weight(weight, scale, axis, form.bits))
     set_buffer(module, f"{path}.weight_scale", scale)
     for (name, layer), input_scale in zip(tied.items(), input_scales, strict=True):
         with module.graph.inserting_before(layer.node):

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx
 
-from tenfold.compress.quantize.ops import LEVELS
+from tenfold.compress.quantize.grid import ZeroPoint
+from tenfold.compress.quantize.ops import LEVELS, MIDDLE
 from tenfold.cost import Inputs, as_args
 from tenfold.errors import NetworkError
 
@@ -103,19 +104,26 @@ def observe(
     names: dict[fx.Node, str],
     batches: Callable[[], Iterable[Inputs]],
     observer: Observer,
+    zero_point: ZeroPoint = ZeroPoint.INTEGER,
 ) -> dict[fx.Node, tuple[float, float]]:
-    """The range (low, high) of each node of `names`; `batches()` may be called twice and must repeat itself."""
+    """The range (low, high) of each node of `names`; `batches()` may be called twice and must repeat itself.
+
+    Symmetric ranges are chosen for quantisers whose zero lies in the middle.
+    """
 
     def show(see: Callable[[fx.Node, Tensor], None]) -> None:
         watch = Watch(module, names, see)
         for inputs in batches():
             watch.watch(inputs)
 
-    return observed(show, names.__getitem__, observer)
+    return observed(show, names.__getitem__, observer, zero_point)
 
 
 def observed(
-    show: Callable[[Callable[[K, Tensor], None]], None], name: Callable[[K], str], observer: Observer
+    show: Callable[[Callable[[K, Tensor], None]], None],
+    name: Callable[[K], str],
+    observer: Observer,
+    zero_point: ZeroPoint = ZeroPoint.INTEGER,
 ) -> dict[K, tuple[float, float]]:
     """The range (low, high) of each key whose values `show(see)` hands to `see(key, values)`, any number of times.
 
@@ -132,6 +140,9 @@ def observed(
         ranges[key] = (min(old[0], low), max(old[1], high))
 
     show(widen)
+    symmetric = zero_point is ZeroPoint.SYMMETRIC
+    if symmetric:
+        ranges = {key: (-max(-low, high), max(-low, high)) for key, (low, high) in ranges.items()}
     if observer is Observer.MINMAX:
         return ranges
 
@@ -146,7 +157,7 @@ def observed(
     show(count)
     choose = {
         Observer.PERCENTILE: percentile_range,
-        Observer.MSE: least_error_range,
+        Observer.MSE: least_error_magnitude if symmetric else least_error_range,
         Observer.ENTROPY: least_divergence_range,
     }[observer]
     return {key: choose(counts[key], *r) if key in counts else r for key, r in ranges.items()}
@@ -163,17 +174,11 @@ def percentile_range(counts: Tensor, low: float, high: float) -> tuple[float, fl
 
 def least_error_range(counts: Tensor, low: float, high: float) -> tuple[float, float]:
     """The range whose uint8 rounding has the least squared error: first its high end is tried, then its low end."""
-    width = (high - low) / len(counts)
-    centres = low + width * (torch.arange(len(counts), dtype=torch.float64) + 0.5)
+    centres = _centres(counts, low, high)
 
     def error(lows: Tensor, highs: Tensor) -> Tensor:
         scale = ((highs.clamp(min=0) - lows.clamp(max=0)) / LEVELS).unsqueeze(1)
-        zero = (-lows.clamp(max=0).unsqueeze(1) / scale).round()
-        q = (centres / scale).round().add(zero).clamp(0, LEVELS)
-        # Within a bin the values are spread, so that rounding costs at least s² / 12 there.
-        inside = (q > 0) & (q < LEVELS)
-        squared = (scale * (q - zero) - centres).square()
-        return (counts * torch.where(inside, scale.square() / 12, squared)).sum(dim=1)
+        return _squared_error(counts, centres, scale, (-lows.clamp(max=0).unsqueeze(1) / scale).round())
 
     shrinks = SHRINKS.double()
     if high > 0:
@@ -183,6 +188,30 @@ def least_error_range(counts: Tensor, low: float, high: float) -> tuple[float, f
         lows = low * shrinks
         low = float(lows[error(lows, torch.full_like(lows, high)).argmin()])
     return low, high
+
+
+def least_error_magnitude(counts: Tensor, low: float, high: float) -> tuple[float, float]:
+    """As `least_error_range` for a quantiser of ±high about the middle of the codes. counts (BINS,) over ±high."""
+    highs = high * SHRINKS.double()
+    scale = (highs / (MIDDLE - 1)).unsqueeze(1)
+    errors = _squared_error(counts, _centres(counts, low, high), scale, torch.full_like(scale, MIDDLE))
+    best = float(highs[errors.argmin()])
+    return -best, best
+
+
+def _centres(counts: Tensor, low: float, high: float) -> Tensor:
+    """The middles of the bins: float64 (BINS,)."""
+    width = (high - low) / len(counts)
+    return low + width * (torch.arange(len(counts), dtype=torch.float64) + 0.5)
+
+
+def _squared_error(counts: Tensor, centres: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """The squared error of rounding a histogram by each of these quantisers, scale and zero (N, 1): (N,)."""
+    q = (centres / scale).round().add(zero).clamp(0, LEVELS)
+    # Within a bin the values are spread, so that rounding costs at least s² / 12 there.
+    inside = (q > 0) & (q < LEVELS)
+    squared = (scale * (q - zero) - centres).square()
+    return (counts * torch.where(inside, scale.square() / 12, squared)).sum(dim=1)
 
 
 def least_divergence_range(counts: Tensor, low: float, high: float) -> tuple[float, float]:

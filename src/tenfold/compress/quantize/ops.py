@@ -2,7 +2,8 @@
 
 `tenfold::quantize` is QuantizeLinear and `tenfold::dequantize` DequantizeLinear: x ≈ scale · (q − zero_point), an
 integer zero point, ties rounded to even. The dynamic operators measure the range of their input at every call, over
-the whole tensor (so over the batch), as DynamicQuantizeLinear does. The ONNX target translates each of them.
+the whole tensor (so over the batch), as DynamicQuantizeLinear does, or symmetrically, for which ONNX has no operator of
+its own. The ONNX target translates each of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from tenfold.compress.quantize.grid import spread
 from tenfold.cost import register
 
 LEVELS = 255  # uint8 activations take the values 0 … 255
+MIDDLE = 128  # the zero point of symmetric ones
+SMALLEST_SCALE = 1e-12  # of a symmetric tensor at run time, where all of it is zero
 LIBRARY = torch.library.Library("tenfold", "FRAGMENT")
 
 
@@ -67,7 +70,7 @@ def _(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 @define("dequantize_channels(Tensor q, Tensor scale, int axis) -> Tensor")
 def dequantize_channels(q: Tensor, scale: Tensor, axis: int) -> Tensor:
-    """Signed integers to float32 with one scale for each index of `axis`: scale (C,), zero point 0."""
+    """Signed integers to float32 with one scale for each index of `axis`, (C,), or for all, (); zero point 0."""
     return q.to(torch.float32).mul_(along(scale, axis, q.dim()))
 
 
@@ -76,20 +79,22 @@ def _(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
-@define("dynamic_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias) -> Tensor")
-def dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x (…, K) float32, weight (N, K) int8, scale (N,), bias (N,) float32 -> (…, N)."""
-    return F.linear(quantized_at_run_time(x), weight.to(torch.float32) * along(scale, 0, 2), bias)
+@define("dynamic_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias, bool symmetric=False) -> Tensor")
+def dynamic_linear(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, symmetric: bool = False
+) -> Tensor:
+    """x (…, K) float32, weight (N, K) int8, scale (N,) or (), bias (N,) float32 -> (…, N)."""
+    return F.linear(quantized_at_run_time(x, symmetric), weight.to(torch.float32) * along(scale, 0, 2), bias)
 
 
 @shape_of_result("dynamic_linear")
-def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def _(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, symmetric: bool = False) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 @define(
     "dynamic_conv(Tensor x, Tensor weight, Tensor scale, Tensor? bias, "
-    "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+    "int[] stride, int[] padding, int[] dilation, int groups, bool symmetric=False) -> Tensor"
 )
 def dynamic_conv(
     x: Tensor,
@@ -100,10 +105,11 @@ def dynamic_conv(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    symmetric: bool = False,
 ) -> Tensor:
-    """x (N, Cin, *space) float32, weight (Cout, Cin / groups, *kernel) int8, scale (Cout,) -> (N, Cout, *space)."""
+    """x (N, Cin, *space) float32, weight (Cout, Cin / groups, *kernel) int8, scale (Cout,) or () -> (N, Cout, *space)."""
     kernel = weight.to(torch.float32) * along(scale, 0, weight.dim())
-    x = quantized_at_run_time(x)
+    x = quantized_at_run_time(x, symmetric)
     return torch.convolution(x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups)
 
 
@@ -117,6 +123,7 @@ def _(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    symmetric: bool = False,
 ) -> Tensor:
     kernel = weight.to(torch.float32)
     return torch.convolution(x, kernel, bias, stride, padding, dilation, False, [0] * len(padding), groups)
@@ -133,8 +140,14 @@ def _(table: Tensor, scale: Tensor, indices: Tensor) -> Tensor:
     return scale.new_empty((*indices.shape, table.shape[1]))
 
 
-def quantized_at_run_time(x: Tensor) -> Tensor:
-    """`x` rounded as ONNX DynamicQuantizeLinear rounds it: uint8 over the range of `x` itself, zero included."""
+def quantized_at_run_time(x: Tensor, symmetric: bool = False) -> Tensor:
+    """`x` rounded as ONNX DynamicQuantizeLinear rounds it: uint8 over the range of `x` itself, zero included.
+
+    A symmetric one spans ±max |x| about the zero point 128.
+    """
+    if symmetric:
+        scale = (x.abs().amax() / (MIDDLE - 1)).clamp(min=SMALLEST_SCALE)
+        return torch.div(x, scale).round_().clamp_(-MIDDLE, MIDDLE - 1).mul_(scale)
     low, high = torch.aminmax(x)
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = (high - low) / LEVELS
@@ -145,7 +158,7 @@ def quantized_at_run_time(x: Tensor) -> Tensor:
 
 
 def along(values: Tensor, axis: int, dims: int) -> Tensor:
-    """`values` (C,) shaped to broadcast along `axis` of a tensor of `dims` dimensions."""
+    """`values` (C,), or one for all (), shaped to broadcast along `axis` of a tensor of `dims` dimensions."""
     return values.reshape([-1 if d == axis % dims else 1 for d in range(dims)])
 
 

@@ -12,7 +12,7 @@ The rule, for the QDQ form that ONNX Runtime fuses:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -48,9 +48,9 @@ class Plan:
         return reader in self.integer or (kind(reader) in ("move", "clamp") and reader in self.tensors)
 
 
-def make_plan(graph: fx.Graph) -> Plan:
-    """The plan for a captured graph whose batch norms are folded."""
-    layers = find_layers(graph)
+def make_plan(graph: fx.Graph, floats: Set[fx.Node] = frozenset()) -> Plan:
+    """The plan for a captured graph whose batch norms are folded; the layers of `floats` stay float."""
+    layers = [layer for layer in find_layers(graph) if layer.node not in floats]
     by_node = {layer.node: layer for layer in layers}
     at_hand = _at_hand(graph, by_node)
     wanted = _wanted(graph, by_node, at_hand)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import fx, nn
 
+from tenfold.coding import decode, encode
 from tenfold.compress.quantize.affine import Affine, affine_of_range
 from tenfold.compress.quantize.aware_static import train_static
 from tenfold.compress.quantize.bias import correct_biases, output_means
 from tenfold.compress.quantize.capture import attribute, shape_of
 from tenfold.compress.quantize.equalize import equalize
-from tenfold.compress.quantize.insert import ROOT, insert_dynamic, insert_static
-from tenfold.compress.quantize.layers import convolution_arguments, unshared
-from tenfold.compress.quantize.naming import stable_names
+from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
+from tenfold.compress.quantize.insert import ROOT, IntegerForm
+from tenfold.compress.quantize.integers import Integers, Mode, inserted, named, planned, unmatched
+from tenfold.compress.quantize.layers import unshared
 from tenfold.compress.quantize.observe import Observer, check_values, observe, require_finite
-from tenfold.compress.quantize.plan import Plan, make_plan
+from tenfold.compress.quantize.plan import Plan
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.tables import insert_tables
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
-from tenfold.errors import NetworkError, RecipeError
+from tenfold.errors import NetworkError, RecipeError, TenfoldError
 
 BATCH = 32
 UNTRAINED = 0.4  # share of the work before training, as it is told
@@ -33,24 +35,21 @@ CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-class Mode(enum.Enum):
-    """STATIC: activation ranges are calibrated beforehand. DYNAMIC: they are measured at every call."""
-
-    STATIC = "static"
-    DYNAMIC = "dynamic"
-
-
 @dataclass(frozen=True)
 class Quantize:
-    """INT8 convolutions and linear layers: int8 weights, a scale for each channel; uint8 activations.
+    """INT8 convolutions and linear layers: int8 weights, a scale for each channel or tensor; uint8 activations.
 
-    `embeddings` stores the rows of embedding tables in int8 too, a scale for each.
+    `granularity` is that of the weights; with `PerTensor()` channels of small weights lose most, which `equalize`
+    heals. `activations` have a zero point of their own (INTEGER), or 128 (SYMMETRIC) for targets without zero points: a
+    bit is then lost after every ReLU. `embeddings` stores the rows of embedding tables in int8 too, a scale for each.
 
     `weight_bits` is 8, 7, or None for what this CPU computes without saturation (8 bits served by a CPU with AVX2
     alone would saturate: give 7 for a file that must run anywhere). `observer` chooses the activation
     ranges of the static mode from `examples` training examples. `bias_correction` keeps the mean of every channel.
     `equalize` scales the channels between layers to weights of equal ranges first. `epochs` passes over the training
     data teach a static network afterwards to answer as the original does (quantisation-aware training).
+
+    `floats` are patterns of names ("layer1.*", "classifier") of layers that stay float.
     """
 
     mode: Mode = Mode.STATIC
@@ -61,6 +60,9 @@ class Quantize:
     equalize: bool = False
     epochs: float = 0.0
     embeddings: bool = True
+    granularity: PerChannel | PerTensor = PerChannel()  # noqa: RUF009 - frozen, so it may be shared
+    activations: ZeroPoint = ZeroPoint.INTEGER
+    floats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
@@ -75,9 +77,26 @@ class Quantize:
             raise ValueError(f"Quantize: epochs must be a finite number of at least 0, not {self.epochs!r}")
         if self.epochs and self.mode is not Mode.STATIC:
             raise ValueError("Quantize: epochs are for the static mode, whose steps can be learnt")
+        if isinstance(self.granularity, PerGroup):
+            raise ValueError(
+                "Quantize: granularity must be PerChannel() or PerTensor(): integer kernels sum over all inputs of a "
+                "channel, so that groups of them have no scales; QuantizeWeights has"
+            )
+        if not isinstance(self.granularity, (PerChannel, PerTensor)):
+            raise ValueError(
+                f"Quantize: granularity must be PerChannel() or PerTensor(), not {self.granularity!r}"
+            )
+        if self.activations not in (ZeroPoint.INTEGER, ZeroPoint.SYMMETRIC):
+            raise ValueError(
+                "Quantize: activations must be ZeroPoint.INTEGER or ZeroPoint.SYMMETRIC (ONNX has no zero point that "
+                f"is no integer), not {self.activations!r}"
+            )
+        if isinstance(self.floats, str):
+            raise ValueError(f"Quantize: floats must be a tuple of patterns, not the string {self.floats!r}")
+        object.__setattr__(self, "floats", tuple(self.floats))
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
-        """Weights that are not finite, a network without layers to quantise, or one quantised already."""
+        """Weights that are not finite, nothing to quantise, a quantised network, patterns that match no layer."""
         if is_quantized(model):
             return [Problem("", "the network is already quantised; quantise the float network instead")]
         problems = [
@@ -88,64 +107,93 @@ class Quantize:
         if target.runtime != "onnxruntime":
             text = f"INT8 runs in onnxruntime; {target.runtime} would compute its floats, slower than before"
             problems.append(Problem("", text))
-        return problems + without_layers(model)
+        problems += without_layers(model)
+        if self.floats and not problems:
+            try:
+                module = captured(model, task.zeros(2))
+                plan, names = planned(module, self.mode)
+                problems = unmatched(plan.layers, names, self.floats)
+                planned(module, self.mode, named(plan.layers, names, self.floats))
+            except TenfoldError as error:
+                problems.append(Problem("", str(error)))
+        return problems
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """The network over integers and scales, in PyTorch, and the quantiser of each tensor by name.
 
         Reads up to `examples` training examples. Raises `NetworkError` for weights or activations that are not
-        finite and for a network without layers, `ExportError` for one that cannot be traced, `OutOfTime` past the
-        run's deadline.
+        finite and for a network without layers, `RecipeError` for a pattern that matches no layer, `ExportError` for a
+        network that cannot be traced, `OutOfTime` past the run's deadline.
         """
         check_finite(model)
         check_type(model)
         before = UNTRAINED if self.epochs else 1.0
         whole, run = run, run.part(0.0, before)
         run.progress(0.0, "quantize: tracing")
-        module, plan, names = _planned(model, task.example(2), self.mode)
+        module = captured(model, task.example(2))
+        floats = self._floats(module)
+        plan, names = planned(module, self.mode, floats)
         examples = task.train.take(self.examples, seed=run.seed)
         bits = self.weight_bits or (8 if has_int8_dot_product() else 7)
+        form = IntegerForm(bits, self.granularity, self.activations, self.bias_correction)
         few, equalized = correction_inputs(module.graph, examples), {}
+        layers = {names[layer.node]: layer for layer in plan.layers}
         if self.equalize:
-            check_values(module, {layer.node: names[layer.node] for layer in plan.layers}, lambda: [few])
+            check_values(module, {layer.node: name for name, layer in layers.items()}, lambda: [few])
             equalized = equalize(module, unshared(module.graph, plan.layers), few)
-        affines: dict[str, Affine] = {}
+        known: dict[str, Affine] = {}
         if self.mode is Mode.STATIC:
             run.progress(0.2, "quantize: calibrating")
-            affines = self._calibrated(module, plan, names, examples, run)
-        layers = {layer.node: layer for layer in plan.layers}
-        means, dims = {}, {names[node]: layer.channel_dim for node, layer in layers.items()}
+            self._calibrate(module, plan, names, known, examples, run)
+        means, dims = {}, {name: layer.channel_dim for name, layer in layers.items()}
         run.require_time("quantize: tracing and calibrating")
         if self.bias_correction:
-            means = {names[n]: m for n, m in output_means(module, layers, few).items()}
+            by_node = {layer.node: layer for layer in plan.layers}
+            means = {names[n]: m for n, m in output_means(module, by_node, few).items()}
             for name, mean in means.items():
                 require_finite(name, mean)
-        module, computed = _inserted(module, plan, names, self.mode, affines, bits, self.bias_correction)
-        module, tables = insert_tables(module, ROOT, None if self.embeddings else [])
-        if self.bias_correction:
-            run.progress(0.6, "quantize: correcting biases")
-            correct_biases(
-                module, computed, means, dims, few, lambda: run.require_time("quantize: correcting biases")
-            )
-        trained = None
+
+        def made(floats: frozenset[str]) -> Integers:
+            plan, names = planned(module, self.mode, floats)
+            affines = self._calibrate(module, plan, names, known, examples, run)
+            network, computed = inserted(module, self.mode, floats, affines, form)
+            network, tables = insert_tables(network, ROOT, None if self.embeddings else [])
+            if self.bias_correction:
+                correct_biases(
+                    network,
+                    computed,
+                    means,
+                    dims,
+                    few,
+                    lambda: run.require_time("quantize: correcting biases"),
+                )
+            return Integers(network, computed, affines, tables)
+
+        run.progress(0.6, "quantize: correcting biases" if self.bias_correction else "quantize: rounding")
+        result = made(floats)
+        affines, trained = result.affines, None
         if self.epochs:
-            trained = asdict(train_static(module, task, whole.part(before, 1.0), self.epochs))
+            healed = train_static(result.module, task, whole.part(before, 1.0), self.epochs)
+            trained = asdict(healed)
             affines = {
-                name: replace(a, scale=float(attribute(module, f"{ROOT}.{name}.scale")))
+                name: replace(a, scale=float(attribute(result.module, f"{ROOT}.{name}.scale")))
                 for name, a in affines.items()
             }
         resolved: Json = {
             "mode": self.mode.value,
             "weight_bits": bits,
+            "granularity": encode(self.granularity),
+            "activations": encode(self.activations),
             "bias_correction": self.bias_correction,
             "equalized": equalized,
             "trained": trained,
-            "layers": list(computed),
-            "embeddings": tables,
+            "floats": sorted(floats),
+            "layers": list(result.computed),
+            "embeddings": result.tables,
             "tensors": {n: {"scale": a.scale, "zero_point": a.zero_point} for n, a in affines.items()},
         }
         whole.progress(1.0, "quantize: done")
-        return Applied(module, resolved)
+        return Applied(result.module, resolved)
 
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
         """The module that `apply` made, with the integers of `model`'s own weights until a state is loaded."""
@@ -157,30 +205,52 @@ class Quantize:
             }
             add_bias, layers = bool(resolved["bias_correction"]), list(resolved["layers"])
             tables = [str(name) for name in resolved.get("embeddings", ())]
+            floats = frozenset(str(name) for name in resolved.get("floats", ()))
+            given_scales = resolved.get("granularity", encode(PerChannel()))
+            granularity = decode(PerChannel | PerTensor, given_scales, (), "granularity")
+            activations = ZeroPoint(resolved.get("activations", ZeroPoint.INTEGER.value))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"quantize: the resolved step is malformed ({error!r})") from error
         if bits not in (7, 8):
             raise RecipeError(f"quantize: weight_bits must be 8 or 7, not {bits}")
-        module, plan, names = _planned(model, inputs, mode)
+        module = captured(model, inputs)
+        plan, names = planned(module, mode, floats)
         keepers = {names[node] for node, keeper in plan.tensors.items() if node is keeper}
         expected = [*(names[layer.node] for layer in plan.layers), *(sorted(keepers) if affines else ())]
         given = [*layers, *sorted(affines)]
-        if expected != given or (mode is Mode.STATIC and not affines):
-            odd = sorted(set(expected) ^ set(given)) or ["the order of layers"]
+        strange = floats - set(names.values())
+        if expected != given or strange or (mode is Mode.STATIC and not affines):
+            odd = sorted(strange | set(expected) ^ set(given)) or ["the order of layers"]
             raise RecipeError(f"quantize: made for another network; they differ at {odd[0]}")
-        module = _inserted(module, plan, names, mode, affines, bits, add_bias)[0]
-        return insert_tables(module, ROOT, tables)[0]
+        form = IntegerForm(bits, granularity, activations, add_bias)
+        return insert_tables(inserted(module, mode, floats, affines, form)[0], ROOT, tables)[0]
 
-    def _calibrated(
-        self, module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], examples: Split, run: Run
+    def _floats(self, module: fx.GraphModule) -> frozenset[str]:
+        """The layers that the user wants float, by name."""
+        plan, names = planned(module, self.mode)
+        for problem in unmatched(plan.layers, names, self.floats):
+            raise RecipeError(str(problem))
+        return named(plan.layers, names, self.floats)
+
+    def _calibrate(
+        self,
+        module: fx.GraphModule,
+        plan: Plan,
+        names: dict[fx.Node, str],
+        known: dict[str, Affine],
+        examples: Split,
+        run: Run,
     ) -> dict[str, Affine]:
-        """The quantiser of each tensor of the plan that has its own, by name."""
+        """The quantiser of each tensor of the plan that has its own, by name; those not yet `known` join them."""
+        if self.mode is Mode.DYNAMIC:
+            return {}
         keepers = {node: names[node] for node, keeper in plan.tensors.items() if node is keeper}
-
-        ranges = observe(
-            module, keepers, lambda: _batches(examples, run, "quantize: calibrating"), self.observer
-        )
-        return {name: affine_of_range(*ranges[node]) for node, name in keepers.items()}
+        new = {node: name for node, name in keepers.items() if name not in known}
+        if new:
+            batches = partial(_batches, examples, run, "quantize: calibrating")
+            ranges = observe(module, new, batches, self.observer, self.activations)
+            known |= {name: affine_of_range(*ranges[node], self.activations) for node, name in new.items()}
+        return {name: known[name] for name in keepers.values()}
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -228,34 +298,11 @@ def _batches(examples: Split, run: Run, work: str) -> Iterator[Inputs]:
         yield inputs
 
 
-def _planned(model: nn.Module, inputs: Inputs, mode: Mode) -> tuple[fx.GraphModule, Plan, dict[fx.Node, str]]:
+def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
+    """The network as one flat graph with its batch norms folded; `NetworkError` for a quantised one."""
     if is_quantized(model):
         raise NetworkError("the network is already quantised; quantise the float network instead")
-    module = capture_folded(model, inputs)
-    plan = make_plan(module.graph)
-    if mode is Mode.DYNAMIC:  # its operator takes numbers for the padding
-        plan.layers = [
-            layer for layer in plan.layers if not layer.is_convolution or convolution_arguments(layer)
-        ]
-    if not plan.layers:
-        raise NetworkError(
-            f"{type(model).__name__} has no convolution and no linear layer with constant float32 weights to quantise"
-        )
-    return module, plan, stable_names(module.graph)
-
-
-def _inserted(
-    module: fx.GraphModule,
-    plan: Plan,
-    names: dict[fx.Node, str],
-    mode: Mode,
-    affines: dict[str, Affine],
-    bits: int,
-    add_bias: bool,
-) -> tuple[fx.GraphModule, dict[str, str]]:
-    if mode is Mode.STATIC:
-        return insert_static(module, plan, names, affines, bits, add_bias)
-    return insert_dynamic(module, plan, names, bits, add_bias)
+    return capture_folded(model, inputs)
 
 
 def correction_inputs(graph: fx.Graph, examples: Split, limit: int = CORRECTION_BYTES) -> Inputs:

@@ -24,6 +24,7 @@ from tenfold.compress.quantize.observe import Observer, check_values
 from tenfold.compress.quantize.quantizer import (
     BATCH,
     UNTRAINED,
+    captured,
     check_finite,
     check_type,
     correction_inputs,
@@ -39,7 +40,6 @@ from tenfold.compress.quantize.rounding import (
     round_by_gptq,
     round_to_nearest,
 )
-from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.spans import Unit
 from tenfold.compress.quantize.walk import Target, Walk
 from tenfold.compress.quantize.weight_insert import Form, insert_bias, insert_packed
@@ -229,13 +229,6 @@ class QuantizeWeights:
 
     def _form(self, bits: int) -> Form:
         return Form(bits, self.granularity, self.zero_point)
-
-
-def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
-    """The network as one flat graph with its batch norms folded; `NetworkError` for a quantised one."""
-    if is_quantized(model):
-        raise NetworkError("the network is already quantised; quantise the float network instead")
-    return capture_folded(model, inputs)
 
 
 def quantizable(module: fx.GraphModule) -> dict[str, Layer]:

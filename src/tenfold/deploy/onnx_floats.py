@@ -1,0 +1,69 @@
+"""Keeping layers float that stand between integers.
+
+ONNX Runtime (1.31, say) rounds the float weight of a Conv, ConvTranspose or Gemm between DequantizeLinear and
+QuantizeLinear to int8 by itself, with one scale for all of it, and runs the layer in integers: a layer that was left
+float for its exactness would lose more than any other. It does so only where the input has a single scale. The same
+scale written out for every channel means the same, takes the same time, and keeps the layer as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+
+def keep_floats(graph: GraphProto) -> None:
+    """Give each float layer that reads DequantizeLinear one of its own, which ONNX Runtime does not fuse."""
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        maker = makers.get(node.input[0]) if node.op_type in ("Conv", "ConvTranspose", "Gemm") else None
+        weight = constants.get(node.input[1]) if maker is not None else None
+        if maker is not None and weight is not None and _is_dequantised(maker, constants):
+            made, name = f"{node.output[0]}/input", f"{node.output[0]}/kept"
+            nodes.extend(_dequantized(graph, maker, made, name, _channels(node, weight), constants))
+            node.input[0] = made
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_dequantised(maker: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Does this call dequantise by a constant scale and zero point?"""
+    known = len(maker.input) == 3 and all(name in constants for name in maker.input[1:])
+    return maker.op_type == "DequantizeLinear" and known
+
+
+def _dequantized(
+    graph: GraphProto,
+    maker: NodeProto,
+    made: str,
+    name: str,
+    channels: int,
+    constants: dict[str, TensorProto],
+) -> list[NodeProto]:
+    """The calls that make the value of `maker`, of so many channels, under the name `made`."""
+    scale, zero = (numpy_helper.to_array(constants[each]).reshape(-1)[:1] for each in maker.input[1:])
+    scale_name, zero_name = f"{name}/scale", f"{name}/zero"
+    if channels > 1:
+        graph.initializer.append(numpy_helper.from_array(np.repeat(scale, channels), scale_name))
+        graph.initializer.append(numpy_helper.from_array(np.repeat(zero, channels), zero_name))
+        inputs = [maker.input[0], scale_name, zero_name]
+        return [helper.make_node("DequantizeLinear", inputs, [made], axis=1)]
+    # A vector of one is as good as a single scale, so for one channel the arithmetic itself is written.
+    graph.initializer.append(numpy_helper.from_array(scale[0], scale_name))
+    graph.initializer.append(numpy_helper.from_array(zero[0].astype(np.float32), zero_name))
+    return [
+        helper.make_node("Cast", [maker.input[0]], [f"{name}/codes"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", [f"{name}/codes", zero_name], [f"{name}/steps"]),
+        helper.make_node("Mul", [f"{name}/steps", scale_name], [made]),
+    ]
+
+
+def _channels(node: NodeProto, weight: TensorProto) -> int:
+    """How many channels the layer reads, the second dimension of its input."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Conv":
+        return int(weight.dims[1]) * int(attributes.get("group", 1))
+    return int(weight.dims[1 if attributes.get("transB", 0) else 0])
