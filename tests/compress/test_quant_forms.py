@@ -61,7 +61,7 @@ def test_answers_stay_close_and_a_reload_is_equal(technique: Quantize) -> None:
 def test_steps_resolved_without_a_form_are_of_the_first_one() -> None:
     model, x = seeded(Residual), images()
     applied = Quantize().apply(model, task_of(model, x), Run())
-    new = ("granularity", "activations", "floats")
+    new = ("granularity", "activations", "floats", "allocation")
     old = {key: value for key, value in applied.resolved.items() if key not in new}
     again = Quantize().rebuild(model, old, x[:1])
     again.load_state_dict(applied.model.state_dict(), strict=True)
@@ -130,6 +130,7 @@ def test_every_observer_calibrates_symmetric_activations(observer: Observer) -> 
         ({"granularity": "tensor"}, r"PerChannel\(\) or PerTensor\(\), not 'tensor'"),
         ({"activations": ZeroPoint.REAL}, "no zero point that is no integer"),
         ({"floats": "fc"}, "tuple of patterns, not the string 'fc'"),
+        ({"target_latency": 1.0}, "target_latency must be between 0 and 1"),
     ],
 )
 def test_what_no_runtime_computes_is_refused(wrong: dict[str, object], message: str) -> None:
@@ -138,7 +139,7 @@ def test_what_no_runtime_computes_is_refused(wrong: dict[str, object], message: 
 
 
 def test_recipes_say_all_of_it() -> None:
-    technique = Quantize(**TENSOR, **MIDDLE, floats=("fc", "layer1.*"))
+    technique = Quantize(**TENSOR, **MIDDLE, floats=("fc", "layer1.*"), target_latency=0.6)
     assert parse_recipe(Recipe((technique,)).to_yaml()) == Recipe((technique,))
     text = "steps:\n- technique: quantize\n  granularity: {type: PerTensor}\n  activations: symmetric\n"
     assert parse_recipe(text).steps == (Quantize(**TENSOR, **MIDDLE),)

@@ -151,7 +151,7 @@ def fisher_diagonals(
         for index in range(number):
             before(index / number)
             one = map_inputs(lambda tensor, at=index: tensor[at : at + 1], examples)  # type: ignore[misc]
-            output = _first_tensor(run_with_gradient(module, one))
+            output = first_tensor(run_with_gradient(module, one))
             gradients = torch.autograd.grad(
                 _score(output, generator), list(weights.values()), allow_unused=True
             )
@@ -173,7 +173,8 @@ def _score(output: Tensor, generator: torch.Generator) -> Tensor:
     return (output.float() * torch.randn(output.shape, generator=generator)).sum()
 
 
-def _first_tensor(output: object) -> Tensor:
+def first_tensor(output: object) -> Tensor:
+    """The first tensor of what a network returns."""
     while isinstance(output, (tuple, list)):
         output = output[0]
     if isinstance(output, dict):

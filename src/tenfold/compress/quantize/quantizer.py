@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -19,7 +19,8 @@ from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
 from tenfold.compress.quantize.insert import ROOT, IntegerForm
 from tenfold.compress.quantize.integers import Integers, Mode, inserted, named, planned, unmatched
-from tenfold.compress.quantize.layers import unshared
+from tenfold.compress.quantize.layers import Layer, unshared
+from tenfold.compress.quantize.mixed import choose, distortions, layer_macs
 from tenfold.compress.quantize.observe import Observer, check_values, observe, require_finite
 from tenfold.compress.quantize.plan import Plan
 from tenfold.compress.quantize.simplify import capture_folded
@@ -31,6 +32,7 @@ from tenfold.errors import NetworkError, RecipeError, TenfoldError
 
 BATCH = 32
 UNTRAINED = 0.4  # share of the work before training, as it is told
+JUDGED = 32  # examples on which a layer's rounding is judged, once for every layer
 CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -49,7 +51,9 @@ class Quantize:
     `equalize` scales the channels between layers to weights of equal ranges first. `epochs` passes over the training
     data teach a static network afterwards to answer as the original does (quantisation-aware training).
 
-    `floats` are patterns of names ("layer1.*", "classifier") of layers that stay float.
+    `floats` are patterns of names ("layer1.*", "classifier") of layers that stay float. With `target_latency`, a share
+    of the float network's measured latency, as many others stay float as it allows: those whose rounding moves the
+    network's answer most for the milliseconds that it saves, every choice being measured (`Run.latency`).
     """
 
     mode: Mode = Mode.STATIC
@@ -63,6 +67,7 @@ class Quantize:
     granularity: PerChannel | PerTensor = PerChannel()  # noqa: RUF009 - frozen, so it may be shared
     activations: ZeroPoint = ZeroPoint.INTEGER
     floats: tuple[str, ...] = ()
+    target_latency: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
@@ -94,6 +99,8 @@ class Quantize:
         if isinstance(self.floats, str):
             raise ValueError(f"Quantize: floats must be a tuple of patterns, not the string {self.floats!r}")
         object.__setattr__(self, "floats", tuple(self.floats))
+        if self.target_latency is not None and not 0.0 < self.target_latency < 1.0:
+            raise ValueError(f"Quantize: target_latency must be between 0 and 1, not {self.target_latency!r}")
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, nothing to quantise, a quantised network, patterns that match no layer."""
@@ -122,11 +129,16 @@ class Quantize:
         """The network over integers and scales, in PyTorch, and the quantiser of each tensor by name.
 
         Reads up to `examples` training examples. Raises `NetworkError` for weights or activations that are not
-        finite and for a network without layers, `RecipeError` for a pattern that matches no layer, `ExportError` for a
-        network that cannot be traced, `OutOfTime` past the run's deadline.
+        finite, for a network without layers and for a latency out of reach, `RecipeError` for a latency that cannot be
+        measured and a pattern that matches no layer, `ExportError` for a network that cannot be traced, `OutOfTime`
+        past the run's deadline.
         """
         check_finite(model)
         check_type(model)
+        if self.target_latency is not None and run.latency is None:
+            raise RecipeError(
+                "target_latency needs a runtime to measure by: use `tenfold apply`, or give Run(latency=…)"
+            )
         before = UNTRAINED if self.epochs else 1.0
         whole, run = run, run.part(0.0, before)
         run.progress(0.0, "quantize: tracing")
@@ -169,6 +181,13 @@ class Quantize:
                 )
             return Integers(network, computed, affines, tables)
 
+        allocation = None
+        if self.target_latency is not None:
+            inputs = {n: known[names[plan.tensors[layer.input]]] for n, layer in layers.items() if known}
+            judged = correction_inputs(module.graph, examples.take(JUDGED, seed=run.seed))
+            costs = distortions(module, layers, inputs, form, judged, _judging(run.part(0.2, 0.3)))
+            chosen, allocation = self._allocated(model, layers, costs, floats, made, run.part(0.3, 0.6))
+            floats = floats | chosen
         run.progress(0.6, "quantize: correcting biases" if self.bias_correction else "quantize: rounding")
         result = made(floats)
         affines, trained = result.affines, None
@@ -186,6 +205,7 @@ class Quantize:
             "activations": encode(self.activations),
             "bias_correction": self.bias_correction,
             "equalized": equalized,
+            "allocation": allocation,
             "trained": trained,
             "floats": sorted(floats),
             "layers": list(result.computed),
@@ -231,6 +251,28 @@ class Quantize:
         for problem in unmatched(plan.layers, names, self.floats):
             raise RecipeError(str(problem))
         return named(plan.layers, names, self.floats)
+
+    def _allocated(
+        self,
+        model: nn.Module,
+        layers: dict[str, Layer],
+        costs: dict[str, float],
+        floats: frozenset[str],
+        made: Callable[[frozenset[str]], Integers],
+        run: Run,
+    ) -> tuple[frozenset[str], Json]:
+        """Which of the layers stay float beside `floats` under `target_latency`, and how that was found."""
+        assert run.latency is not None
+        assert self.target_latency is not None
+        measure = run.latency
+
+        def latency(chosen: frozenset[str]) -> float:
+            run.require_time("quantize: measuring which layers stay float")
+            return measure(made(floats | chosen).module)
+
+        macs = {name: layer_macs(layer) for name, layer in layers.items()}
+        original = min(measure(model), measure(model))  # all is held against it, and a busy machine only adds
+        return choose(costs, macs, latency, original, self.target_latency, run.progress)
 
     def _calibrate(
         self,
@@ -303,6 +345,16 @@ def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     if is_quantized(model):
         raise NetworkError("the network is already quantised; quantise the float network instead")
     return capture_folded(model, inputs)
+
+
+def _judging(run: Run) -> Callable[[float], None]:
+    """What is done before each layer is judged: a look at the clock, and a word."""
+
+    def before(share: float) -> None:
+        run.require_time("quantize: judging layers")
+        run.progress(share, "quantize: what each layer's rounding costs")
+
+    return before
 
 
 def correction_inputs(graph: fx.Graph, examples: Split, limit: int = CORRECTION_BYTES) -> Inputs:
