@@ -167,6 +167,7 @@ def test_what_a_timed_run_decided_makes_the_same_network_again(task: Task, damag
 def test_images_are_mixed_where_there_are_steps_enough(
     task: Task, damaged: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 1e9)  # whatever the teacher says of them
     monkeypatch.setattr(passes_module, "MIXED_STEPS", 60)
     monkeypatch.setattr(passes_module, "SMALL_BATCH", 8)
     few, many = (Distill(epochs=epochs).apply(damaged, task, Run()) for epochs in (3, 12))
@@ -181,6 +182,9 @@ def test_images_are_mixed_where_there_are_steps_enough(
     older = Distill(epochs=12, **stated_of(many)).apply(damaged, task, Run())
     assert not older.resolved["mixing"]
     assert torch.equal(older.model.state_dict()["fc.weight"], plain.model.state_dict()["fc.weight"])
+    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 0.0)
+    assert not Distill(epochs=12).apply(damaged, task, Run()).resolved["mixing"]
+    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 1e9)
     labels = Distill(epochs=12, alpha=1.0).apply(damaged, task, Run())
     assert not labels.resolved["mixing"]  # what is mixed has no label
     timed = Distill(seconds=600.0, epochs=12).apply(damaged, task, Run())
@@ -198,6 +202,7 @@ def test_a_mixed_healing_that_was_stopped_goes_on_mixed(
 ) -> None:
     monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
     monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
+    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 1e9)
     monkeypatch.setattr(passes_module, "MIXED_STEPS", 40)
     monkeypatch.setattr(passes_module, "SMALL_BATCH", 8)
     whole = Distill(epochs=6).apply(damaged, task, Run())

@@ -17,6 +17,7 @@ from tenfold.training import (
     Precision,
     Supervised,
     TeacherOutputs,
+    answers_mixed,
     fit,
     soft_loss,
 )
@@ -134,3 +135,29 @@ def test_it_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     resumed = run(Keeper(tmp_path / "kept.safetensors", {"a": "b"}))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class Share(nn.Module):
+    """Answers (N, 3, H, W) images, each of one colour, with logits `certain` times those of how much is of a class."""
+
+    def __init__(self, certain: float) -> None:
+        super().__init__()
+        self.certain = certain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.certain * x.mean(dim=(2, 3)).clamp_min(1e-6).log()
+
+
+@pytest.mark.parametrize(("certain", "told"), [(1.0, True), (40.0, False), (0.0, False)])
+def test_a_teacher_is_asked_whether_mixed_images_tell_it_of_both(certain: float, told: bool) -> None:
+    classes = torch.arange(200) % 3
+    colours = torch.eye(3)[classes][:, :, None, None].expand(-1, -1, 6, 6).contiguous()
+    split = Split((colours, classes))
+    assert answers_mixed(TeacherOutputs(Share(certain), split, precision=Precision()), split) is told
+
+
+def test_answers_that_are_no_classes_and_inputs_that_are_no_images_tell_nothing_of_mixtures() -> None:
+    split = Split((torch.rand(20, 3, 6, 6), torch.arange(20) % 3))
+    assert not answers_mixed(TeacherOutputs(nn.Conv2d(3, 3, 1), split, precision=Precision()), split)
+    flat = Split((torch.rand(20, 4), torch.arange(20) % 3))
+    assert not answers_mixed(TeacherOutputs(nn.Linear(4, 3), flat, precision=Precision()), flat)

@@ -37,6 +37,7 @@ from tenfold.training import (
     TeacherOutputs,
     Transfer,
     View,
+    answers_mixed,
     faithful_views,
     fastest_precision,
     fingerprint,
@@ -83,7 +84,7 @@ class Distill:
     read, so the data need none; a teacher of several networks is `training.Ensemble`. `mixing` mixes the images of a
     step with each other, which the teacher then answers at every step and labels say nothing of, and counts statistics
     of norms by the batch; if not given, it is done where there is time for so many steps that images shown as they are
-    would be learnt by heart. An example of `task.train` is to
+    would be learnt by heart, and the teacher's answers to mixed images tell of both. An example of `task.train` is to
     be the same whenever it is read: its answers are kept, and on a GPU the example too.
     """
 
@@ -233,7 +234,11 @@ class Distill:
         optimizer = self.optimizer(student, batch_size, min(versions.losses.values()))
         epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
         most = math.inf if self.epochs is None else self.epochs
-        better_mixed = partial(may_mix, train, self.alpha, batch_size, steps=self.steps)
+
+        def better_mixed(passes: float) -> bool:
+            enough = may_mix(train, self.alpha, batch_size, passes, steps=self.steps)
+            return enough and answers_mixed(teacher, train)
+
         diverged: str | None = None
         precise: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "precision": precision}
         mixing = decided.get("mixing", False) if decided else self.mixing

@@ -3,7 +3,7 @@
 from tenfold.training.augmentation import Augmentation
 from tenfold.training.course import Course
 from tenfold.training.ensemble import Ensemble
-from tenfold.training.faithfulness import faithful_views
+from tenfold.training.faithfulness import answers_mixed, faithful_views
 from tenfold.training.fastest import fastest_precision, precision_and_pace
 from tenfold.training.hidden import HiddenDistillation, Transfer, stage_pairs
 from tenfold.training.keeping import Keeper
@@ -62,6 +62,7 @@ __all__ = [
     "View",
     "attention_loss",
     "distillation_loss",
+    "answers_mixed",
     "faithful_views",
     "fastest_precision",
     "feature_loss",

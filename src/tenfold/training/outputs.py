@@ -78,6 +78,7 @@ class TeacherOutputs:
         self._fresh: Forward | None = None
         named = self._noted.get("views")
         self.faithful: tuple[View, ...] | None = None if named is None else tuple(map(View, named))
+        self.tells_of_mixed: bool | None = None
 
     def __call__(self, batch: Batch, kinds: tuple[View, ...]) -> Tensor:
         """Outputs (N, …), float32 on the CPU, for a batch whose inputs are already in the views kinds[batch.views]."""
