@@ -207,3 +207,12 @@ def test_a_layer_whose_inputs_are_never_seen_is_left_out(task: Task) -> None:
 
     table = blame(Task(Attention(), task.train, task.validation), ["int8", "int8-full"])
     assert [list(column.layers) for column in table.columns] == [["attend.out_proj", "last"], ["last"]]
+    network = Attention()
+    network.last = nn.Identity()
+    alone = Task(network, task.train, task.validation)
+    table = blame(alone, ["int8", "int8-full"])
+    assert [list(column.layers) for column in table.columns] == [["attend.out_proj"], []]
+    assert table.columns[1].whole is None
+    assert blame_table(table.to_json()).row_count == 3
+    with pytest.raises(NetworkError, match="no layer for this: weights and inputs rounded"):
+        blame(alone, ["int8-full"])

@@ -95,8 +95,9 @@ def blame(
     """Change each layer of `task.model` by each of `changes` and measure on `examples` of the validation set.
 
     The most telling figures come first: every layer alone under every change, then cumulatively, then each spared;
-    `run.deadline` ends it with what is known. The network is not changed. Raises `RecipeError` for an unknown
-    change, `NetworkError` where there is nothing to change or its answers are not finite.
+    `run.deadline` ends it with what is known. The network is not changed. A change that suits no layer has none in its
+    column. Raises `RecipeError` for an unknown change, `NetworkError` where no change suits any layer or the network's
+    answers are not finite.
     """
     run, names = run or Run(), list(dict.fromkeys(changes))
     for name in names:
@@ -126,13 +127,16 @@ def _steps(bench: Bench, table: Blame) -> Iterator[str]:
     for column in table.columns:
         changed = bench.changed(CHANGES[column.change])
         if not changed:
-            raise NetworkError(f"no layer that {column.text} could change")
+            continue
         for name in changed:
             harm, snr = bench.alone(name, changed[name])
             column.layers[name] = LayerBlame(snr, harm)
             yield f"{column.change}: {name} alone"
         column.whole = bench.harm(changed)
         yield f"{column.change}: all layers"
+    if not any(column.layers for column in table.columns):
+        texts = ", ".join(column.text for column in table.columns)
+        raise NetworkError(f"the network has no layer for this: {texts}")
     for column in table.columns:
         changed = bench.changed(CHANGES[column.change])
         reached: dict[str, Altered] = {}
