@@ -60,6 +60,7 @@ def test_unknown_names_and_options_offer_the_nearest() -> None:
     [
         ("mobilenet_v2", {"width": "0.5"}, "mobilenet_v2: width must be a finite number, not '0.5'"),
         ("mobilenet_v2", {"depth": float("nan")}, "mobilenet_v2: depth must be a finite number, not nan"),
+        ("mobilenet_v2", {"width": 10**400}, "mobilenet_v2: width must be a finite number, not 10+"),
         ("vit_ti_16", {"drop_path": None}, "vit_ti_16: drop_path must be a finite number, not None"),
         ("swin_t", {"window": 7.0}, "swin_t: window must be a whole number, not 7.0"),
         ("vgg16", {"small_stem": "yes"}, "vgg16: small_stem must be true or false, not 'yes'"),

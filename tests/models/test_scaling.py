@@ -141,6 +141,8 @@ def test_a_network_that_could_not_be_built_is_refused_with_its_size() -> None:
         scale("efficientnet_b0", 1, 1.0, 1.1, 1.0, resolution=20_000)
     with pytest.raises(NetworkError, match="efficientnet_b0: width must be a finite number, not '2'"):
         scale("efficientnet_b0", 1, width="2")
+    with pytest.raises(NetworkError, match="efficientnet_b0: width must be a finite number, not '2'"):
+        depth_only("efficientnet_b0", 1e9, width="2")
     # By 15.5 the rule's growth, from the published figure, is still below the limit; by 15.6 it is not.
     assert 385_814_752 * COMPOUND.growth**15.5 < 1e13 < 385_814_752 * COMPOUND.growth**15.6
     assert scale("efficientnet_b0", 15.5).resolution == round(224 * 1.15**15.5)

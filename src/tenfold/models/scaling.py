@@ -174,6 +174,7 @@ def scale_to(base: str, macs: float, rule: Rule = COMPOUND, **chosen: Any) -> Sc
     def at(phi: float) -> Scaled:
         return _scaled(base, phi, rule.alpha, rule.beta, rule.gamma, **chosen)
 
+    check_options(base, chosen)
     if rule.growth == 1:
         raise NetworkError("a rule of 1, 1, 1 scales nothing: one of alpha, beta and gamma must be above 1")
     low = at(0.0)
