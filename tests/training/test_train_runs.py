@@ -268,6 +268,29 @@ def test_a_schedule_runs_down_within_its_time_at_any_pace(
     assert all(a >= b for a, b in itertools.pairwise(clock.rates[peak:]))
 
 
+def test_a_time_that_is_ample_changes_nothing_however_often_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[int] = []
+
+    def step(taken: int) -> float:
+        if taken in stops:
+            signal.raise_signal(signal.SIGINT)
+        return 0.1
+
+    clock = Pretence(monkeypatch, step, scoring=1.0)
+    train(network(), splits(), RECIPE)
+    wanted, half = list(clock.rates), clock.taken // 2
+    assert len(wanted) == 36
+    train(network(), splits(), RECIPE, seconds=1000.0)
+    assert clock.rates == 2 * wanted
+    stops.append(clock.taken + half)
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), splits(), RECIPE, seconds=1000.0, folder=tmp_path)
+    train(network(), splits(), RECIPE, seconds=1000.0, folder=tmp_path, resume=True)
+    assert clock.rates == 3 * wanted
+
+
 def test_two_steps_of_a_very_slow_machine_are_past_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Pretence(monkeypatch, lambda step: 15.0)
     result = train(network(), splits(), replace(RECIPE, epochs=1000), seconds=20.0)

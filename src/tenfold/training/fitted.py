@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tenfold.training.loop import Clock
 
 REMEMBERED = 20  # looks that the pace is the mean of, so that it follows a machine that slows down
+ROUNDING = 1e-9  # of shares that are added up step by step
 FORWARD = 1 / 3  # of a step's time: a scoring pass over as many examples, until one has been timed
 
 
@@ -57,6 +58,8 @@ class FittedClock(Clock):
         if left is None:
             self.share = max(self.share, self.done())
             return max(self.share, 1 / (self.steps + 1))
+        if left == self.steps - self.step and self.share <= (plain := self.step / self.steps) + ROUNDING:
+            self.share = plain  # there is time for all: the schedule is that of the steps alone
         share = max(self.share, 1 / (self.step + left + 1))
         self.share += (1 - self.share) / max(1, left)
         return share

@@ -178,7 +178,8 @@ class _Run:
                 self._evaluate(rate)
                 if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
                     self.save()
-                self.clock.mark()
+                if self.stepper.settled:  # while a GPU compiles, nothing is a step's time
+                    self.clock.mark()
             if interrupted.is_set():
                 self._check()
                 self.save()
