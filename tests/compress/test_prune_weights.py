@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import time
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tenfold.compress.share import Scalar, Share
 from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Task
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, OutOfTime
 from tenfold.training import held_zeros
 
 
@@ -293,6 +294,15 @@ def test_what_was_asked_is_zero_and_nothing_else(
             if saliency is not Saliency.OBS:
                 same = layer.weight == before[f"{name}.weight"]
                 assert bool((same | (layer.weight == 0)).all())
+
+
+def test_a_healing_that_the_time_cuts_short_is_none(resnet: Task) -> None:
+    for stages in (1, 2):
+        technique = Sparsify(Free(0.8), stages=stages, epochs=2)
+        with pytest.raises(
+            OutOfTime, match=rf"after 0 of {2 / stages:g} passes of healing \(stage 1 of {stages}\)"
+        ):
+            technique.apply(resnet.model, resnet, Run(deadline=time.monotonic()))
 
 
 def test_stages_heal_and_zeros_stay(resnet: Task) -> None:

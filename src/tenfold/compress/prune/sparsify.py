@@ -26,7 +26,7 @@ from tenfold.compress.prune.pruning import TRACED_BATCH, Scope, channel_graph
 from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, OutOfTime
 
 OBS_ROUNDS = 8
 
@@ -118,7 +118,10 @@ class Sparsify:
         return problems + not_finite(chosen) or unrunnable(model, task)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
-        """Permute if that helps, then choose, set to zero and heal, stage by stage."""
+        """Permute if that helps, then choose, set to zero and heal, stage by stage.
+
+        Raises `OutOfTime` where the run's deadline comes before the end of the healing that was asked for.
+        """
         given, model = model, copy.deepcopy(model).eval()
         chosen, skipped = self._chosen(model)
         if not chosen:
@@ -154,6 +157,13 @@ class Sparsify:
                 if self.epochs:
                     heal = Distill(epochs=self.epochs / self.stages)
                     applied = heal.taught(model, task, run.part(cut, end), given)
+                    passes = applied.resolved["epochs"]
+                    if applied.resolved["diverged"] is None and passes < self.epochs / self.stages - 1e-6:
+                        # A recipe states the passes, and would heal for all of them elsewhere.
+                        raise OutOfTime(
+                            f"the time was over after {passes:.2g} of {self.epochs / self.stages:g} passes of healing "
+                            f"(stage {stage} of {self.stages})"
+                        )
                     model = applied.model
                     chosen, _ = self._chosen(model)
                     healed.append({key: applied.resolved[key] for key in ("kept", "loss", "mixing")})
