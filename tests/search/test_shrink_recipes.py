@@ -29,7 +29,7 @@ from tenfold.search.finish import finish
 from tenfold.search.frontier import BASELINES, ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.point import Point
-from tenfold.search.recipes import Timetable, add_recipes
+from tenfold.search.recipes import Timetable, add_recipes, told_passes
 from tenfold.search.roster import Recipes, enrolled, named
 from tenfold.search.rounds import width_here
 from tenfold.search.store import Store
@@ -161,7 +161,7 @@ def test_one_that_fails_is_on_record_and_the_next_is_made(
     ("recipe", "limit", "text"),
     [
         (Recipe((Quantize(),)), 0.0, "is less than another network takes"),
-        (Recipe((Sparsify(epochs=1e6),)), 300.0, "is too short for 1e+06 passes"),
+        (Recipe((Sparsify(epochs=1e6),)), 300.0, "is too short for 1000000 passes"),
     ],
 )
 def test_without_time_it_is_left_out_and_with_more_tried_again(
@@ -233,6 +233,17 @@ def test_a_healing_that_was_stopped_goes_on(plain: Job, monkeypatch: pytest.Monk
     add_recipes(with_recipes(plain, recipes))
     assert found[0] > 0
     assert not kept.exists()
+
+
+def test_passes_are_told_in_plain_digits() -> None:
+    assert [told_passes(n) for n in (0.257, 2.0, 3.54, 19.6, 100.0, 1234.5)] == [
+        "0.26",
+        "2",
+        "3.5",
+        "20",
+        "100",
+        "1234",
+    ]
 
 
 def test_a_timetable_shares_time_by_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,9 @@ def made(job: Job, asked: Asked, seconds: float, progress: Progress) -> tuple[nn
         raise OutOfTime(f"{part}, is less than another network takes to export and score")
     fixed = sum(passes(step) for step in steps if not isinstance(step, Distill))
     if fixed and (training := fixed * original_pass(job)) > HOPELESS * working:
-        raise OutOfTime(f"{part}, is too short for {fixed:g} passes of training, some {duration(training)}")
+        raise OutOfTime(
+            f"{part}, is too short for {told_passes(fixed)} passes of training, some {duration(training)}"
+        )
     run = job.run(
         lambda fraction, text: progress(MAKING * fraction, text), working, healing_file(job, asked.id)
     )
@@ -162,10 +164,15 @@ def passes(technique: Technique) -> float:
     return float(getattr(technique, "epochs", 0.0))
 
 
+def told_passes(number: float) -> str:
+    """A number of passes in plain digits: 0.25, 3.5, 120."""
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
+
+
 def label(asked: Asked, steps: Sequence[Step]) -> str:
     """The name, if it has one, and the steps: "prune-heal: prune, healed 10 passes"."""
     told = ", ".join(
-        f"healed {step.resolved['epochs']:.2g} passes"
+        f"healed {told_passes(step.resolved['epochs'])} passes"
         if isinstance(step.technique, Distill)
         else technique_name(step.technique)
         for step in steps
@@ -176,7 +183,7 @@ def label(asked: Asked, steps: Sequence[Step]) -> str:
 def shortening(asked: Asked, steps: Sequence[Step]) -> str:
     """What is said of healings that the time cut short; "" where none was."""
     short = [
-        f"{step.resolved['epochs']:.2g} of {passes(wanted):g}"
+        f"{told_passes(step.resolved['epochs'])} of {told_passes(passes(wanted))}"
         for wanted, step in zip(asked.recipe.steps, steps, strict=True)
         if isinstance(wanted, Distill)
         and wanted.seconds is None

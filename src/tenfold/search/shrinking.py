@@ -111,7 +111,7 @@ def shrink(
         wait_for_others(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {})
-        note_finished(store, time_limit, asked)
+            note_finished(store, time_limit, asked)  # under the claim: others add theirs
         return frontier
 
 
