@@ -197,6 +197,9 @@ def test_recipes_of_before_and_of_now_are_read(task: Task) -> None:
     assert isinstance(applied.model.get_submodule("wide"), nn.Sequential)
     with pytest.raises(ValueError, match="activations go with no linears of the form tensor_train"):
         Factorize(linears=Linears.TENSOR_TRAIN, activations=8)
+    for wrong in ({"linears": "tensor_train"}, {"kernels": Linears.SVD}):
+        with pytest.raises(ValueError, match=r"must be one of .*\.SVD, .*TENSOR_TRAIN.*, not"):
+            Factorize(**wrong)
     for ranks in ([], [1, 1], [0], [10**6], "x"):
         with pytest.raises(RecipeError, match="do not fit"):
             Factorize(linears=Linears.TENSOR_TRAIN).rebuild(

@@ -46,6 +46,11 @@ class Factorize:
     def __post_init__(self) -> None:
         if not isinstance(self.keep, (Energy, Share, Vbmf)):
             raise ValueError(f"Factorize: keep must be Energy(…), Share(…) or Vbmf(), not {self.keep!r}")
+        for name, forms in (("kernels", Kernels), ("linears", Linears)):
+            if not isinstance(getattr(self, name), forms):
+                raise ValueError(
+                    f"Factorize: {name} must be one of {', '.join(map(str, forms))}, not {getattr(self, name)!r}"
+                )
         if not isinstance(self.activations, int) or self.activations < 0:
             raise ValueError(
                 f"Factorize: activations must be a whole number of at least 0, not {self.activations!r}"
