@@ -108,7 +108,7 @@ def heal(
             teacher.save()
             judge.save()
         if result.steps < steps:  # a recipe states the passes, and would train for all of them elsewhere
-            raise OutOfTime(f"the time was over after {result.epochs:.2g} of {epochs:g} passes of training")
+            raise OutOfTime(f"the time was over after {result.epochs:.4g} of {epochs:g} passes of training")
         after = judged()
         kept = keep_always or after < before
         if not kept:

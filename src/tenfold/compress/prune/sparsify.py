@@ -161,7 +161,7 @@ class Sparsify:
                     if applied.resolved["diverged"] is None and passes < self.epochs / self.stages - 1e-6:
                         # A recipe states the passes, and would heal for all of them elsewhere.
                         raise OutOfTime(
-                            f"the time was over after {passes:.2g} of {self.epochs / self.stages:g} passes of healing "
+                            f"the time was over after {passes:.4g} of {self.epochs / self.stages:g} passes of healing "
                             f"(stage {stage} of {self.stages})"
                         )
                     model = applied.model
