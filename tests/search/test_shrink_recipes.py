@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Factorize
 from tenfold.compress.prune import Prune, Sparsify
 from tenfold.compress.quantize import Quantize, QuantizeWeights
+from tenfold.compress.recipe import checkpoint_of
 from tenfold.cost import Device, profile
 from tenfold.data import fashion_mnist
 from tenfold.errors import ExportError, NetworkError, RecipeError
@@ -110,7 +112,7 @@ def test_a_recipe_is_a_point_that_its_file_makes_again(job: Job, task: tenfold.T
     narrow, _ = apply_recipe(Recipe(SMALL.steps[:1]), task, Run(seed=3))
     counts = profile(narrow, task.zeros(1))
     assert (point.params, point.macs) == (counts.params, counts.macs)
-    assert not healing_file(job, point.id).exists()
+    assert not list((job.store.root / "cache").glob("*-healing*"))
 
 
 def test_it_stands_on_the_frontier_with_the_others(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,31 +210,37 @@ def test_healing_leaves_time_for_what_follows_and_says_what_was_cut_short(
     assert "of 100000 passes" in job.store.step(f"shortened-{job.recipes[0].id}")
 
 
-def test_a_healing_that_was_stopped_goes_on(plain: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_healings_that_were_stopped_go_on(plain: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second of two: what the first one did is not done again either."""
     monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
     monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
-    found: list[float] = []
-    monkeypatch.setattr(
-        "tenfold.search.recipes.add_point",
-        lambda *args: found.append(args[3][0].resolved["epochs_before"]),
-    )
+    found: list[list[float]] = []
+
+    def noted(*args: Any) -> None:
+        healed = [step.resolved for step in args[3] if isinstance(step.technique, Distill)]
+        found.append([resolved["epochs"] - resolved["epochs_before"] for resolved in healed])
+
+    monkeypatch.setattr("tenfold.search.recipes.add_point", noted)
     told = 0
 
     def stop(phase: str, fraction: float, text: str) -> None:
         nonlocal told
-        told += "epoch" in text
-        if told == 20:
+        told += "epoch" in text and fraction > 0.6
+        if told == 10:
             raise KeyboardInterrupt
 
-    recipes = {"heal": Recipe((Distill(epochs=40),))}
+    recipes = {"heal": Recipe((Distill(epochs=20), Prune(ratio=0.5), Distill(epochs=40)))}
     stopped = with_recipes(replace(plain, clock=Clock(LIMIT, report=stop)), recipes)
     with pytest.raises(KeyboardInterrupt):
         add_recipes(stopped)
-    kept = healing_file(plain, stopped.recipes[0].id)
-    assert kept.exists()
+    file = healing_file(plain, stopped.recipes[0].id)
+    kept = [checkpoint_of(file, index) for index in range(3)]
+    assert [path.exists() for path in kept] == [True, False, True]
     add_recipes(with_recipes(plain, recipes))
-    assert found[0] > 0
-    assert not kept.exists()
+    ((first, second),) = found
+    assert first == 0
+    assert 0 < second < 40
+    assert not any(path.exists() for path in kept)
 
 
 def test_passes_are_told_in_plain_digits() -> None:

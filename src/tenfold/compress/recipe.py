@@ -146,7 +146,9 @@ def apply_recipe(
     for index, technique in enumerate(recipe.steps):
         part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
         deadline = run.deadline if due is None else due(index)
-        part = replace(part, deadline=deadline, origins=origins if known else None)
+        # A file for each step, so that what a later one keeps is not in place of what an earlier one did.
+        kept = None if run.checkpoint is None else checkpoint_of(run.checkpoint, index)
+        part = replace(part, deadline=deadline, checkpoint=kept, origins=origins if known else None)
         applied = technique.apply(model, task, part)
         model = applied.model
         origins = origins_after(origins, model, applied.renamed)
@@ -154,6 +156,11 @@ def apply_recipe(
         if index + 1 == checked:  # only now is it known what the rest will meet
             checked = _check(recipe, task, run, model, checked)
     return model, tuple(steps)
+
+
+def checkpoint_of(path: Path, index: int) -> Path:
+    """Where step `index` of a recipe keeps how far it is, if the run has the checkpoint `path`."""
+    return path.with_stem(f"{path.stem}-{index + 1}")
 
 
 def preflight_recipe(recipe: Recipe, task: Task, run: Run) -> list[str]:
