@@ -36,7 +36,7 @@ from tenfold.compress.quantize.spans import compute, joined, spans, take
 from tenfold.compress.quantize.weight_only import captured, quantizable
 from tenfold.cost import call
 from tenfold.data import Task
-from tenfold.errors import ExportError, NetworkError, RecipeError
+from tenfold.errors import ExportError, NetworkError, OutOfTime, RecipeError
 from tenfold.training import held_zeros
 
 
@@ -194,7 +194,7 @@ def test_the_deadline_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert bool(torch.isfinite(made(x)).all())
-    with pytest.raises(NetworkError, match="out of time"):
+    with pytest.raises(OutOfTime, match="out of time"):
         long.apply(model, task_of(model, x), Run(deadline=0.0))
 
 

@@ -29,7 +29,7 @@ from tenfold.compress.quantize import (
     unpacked,
 )
 from tenfold.cost import Device, call
-from tenfold.errors import NetworkError, RecipeError
+from tenfold.errors import NetworkError, OutOfTime, RecipeError
 
 
 def tokens(number: int = 12) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ def test_calibration_data_that_are_constant_nan_or_late() -> None:
         with pytest.raises(NetworkError, match=r"conv2d: .*calibration examples"):
             technique = QuantizeWeights(4, PerChannel(), bias_correction=correction)
             technique.apply(model, task_of(model, broken), Run())
-    with pytest.raises(NetworkError, match="out of time"):
+    with pytest.raises(OutOfTime, match="out of time"):
         QuantizeWeights(4).apply(model, task_of(model, images()), Run(deadline=0.0))
 
 

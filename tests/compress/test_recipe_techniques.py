@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,14 @@ from tenfold.compress import (
 )
 from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Energy, Factorize
-from tenfold.compress.prune import Criterion, Free, Prune, Scope, Sparsify, TwoOfFour
+from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
+from tenfold.compress.quantize import Quantize, QuantizeWeights
+from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.registry import TECHNIQUES, technique_class
 from tenfold.compress.share import Scalar, Share, Tie
 from tenfold.compress.shorten import Shorten
 from tenfold.data import Task
-from tenfold.errors import RecipeError
+from tenfold.errors import OutOfTime, RecipeError
 from tenfold.models import create
 
 SHIPPED = (
@@ -270,3 +273,25 @@ def test_no_step_is_refused_for_what_comes_of_those_before_it(
 ) -> None:
     assert preflight_recipe(Recipe(steps), stack, Run()) == []
     apply_recipe(Recipe(steps), stack, Run())
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        Factorize(),
+        Factorize(activations=8),
+        Share(Scalar(4)),
+        Sparsify(Free(0.5, Scope.UNIFORM), Saliency.OBS, examples=8),
+        Sparsify(epochs=1),
+        Quantize(examples=8),
+        QuantizeWeights(bits=3),
+        QuantizeWeights(bits=Average(3.5)),
+    ],
+    ids=lambda technique: repr(technique)[:40],
+)
+def test_a_time_that_is_over_is_no_fault_of_the_network(technique: Technique) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    split = (torch.randn(32, 16), torch.arange(32) % 4)
+    with pytest.raises(OutOfTime):
+        technique.apply(network, Task(network, split, split), Run(deadline=time.monotonic() - 1))

@@ -107,12 +107,6 @@ def made(job: Job, asked: Asked, seconds: float, progress: Progress) -> tuple[nn
         timetable.require(len(steps))
     except OutOfTime as error:
         raise OutOfTime(f"{part}, did not do: {error}") from error
-    except OutputError:
-        raise
-    except TenfoldError as error:
-        if timetable.over():  # techniques say it in many words
-            raise OutOfTime(f"{part}, did not do: {error}") from error
-        raise
     for step in done:
         if isinstance(step.technique, Distill) and not step.resolved["steps"]:
             raise OutOfTime(f"{part}, did not do for a step of healing")
@@ -148,14 +142,10 @@ class Timetable:
         self.due = now + spare
         return self.due
 
-    def over(self) -> bool:
-        """Whether the time of the step that is at work is over."""
-        return time.monotonic() > self.due
-
     def require(self, index: int) -> None:
         """`OutOfTime` if the step before `index` took more: it may have decided by less than it was to read."""
         last = self.steps[index - 1] if index else None
-        if last is not None and not isinstance(last, Distill) and self.over():
+        if last is not None and not isinstance(last, Distill) and time.monotonic() > self.due:
             raise OutOfTime(f"the time was over before the end of step {index} ({technique_name(last)})")
 
 

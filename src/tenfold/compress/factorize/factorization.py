@@ -18,7 +18,7 @@ from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, pri
 from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
-from tenfold.errors import NetworkError, RecipeError
+from tenfold.errors import NetworkError, OutOfTime, RecipeError
 
 MIDDLE = 0.65  # share of the work, as it is told, before ranks are chosen, where inputs are looked at
 
@@ -159,9 +159,7 @@ class Factorize:
         spectra: dict[str, Spectra] = {}
         for c in moments.each(found, run, "singular values"):
             if run.seconds_left() <= 0:
-                raise NetworkError(
-                    f"Factorize ran out of time at {c.name}: give it fewer layers or more time"
-                )
+                raise OutOfTime(f"Factorize ran out of time at {c.name}: give it fewer layers or more time")
             if not bool(c.layer.weight.isfinite().all()):
                 raise NetworkError(f"{c.name}: its weight holds NaN or inf, so it cannot be factorised")
             spectra[c.name] = self._form(c.layer).spectra(c.layer, moments.of(c))

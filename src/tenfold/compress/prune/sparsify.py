@@ -257,9 +257,7 @@ class Sparsify:
             part, reached = part.part(0.5, 1.0), list(hessians)
             for place, name in enumerate(reached):
                 if run.seconds_left() <= 0:
-                    raise NetworkError(
-                        f"Sparsify ran out of time at {name}: give it fewer layers or more time"
-                    )
+                    raise OutOfTime(f"Sparsify ran out of time at {name}: give it fewer layers or more time")
                 # Taken out, so that none are left when those of the next group are gathered.
                 made[name] = self._operated(group[name].weight.detach(), hessians.pop(name), done)
                 part.progress((place + 1) / len(reached), f"OBS of {name}")

@@ -22,7 +22,7 @@ from tenfold.compress.quantize.spans import Span, Unit, Values, compute, joined,
 from tenfold.compress.quantize.weight_insert import UNPACK, store
 from tenfold.compress.technique import Run
 from tenfold.cost import Inputs, batch_size
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, OutOfTime
 
 PART_BYTES = 2**25  # of the largest tensor of a span, over the examples that run at once
 
@@ -127,9 +127,9 @@ class Walk:
                 self.done += sum(target.work for target in targets)
 
     def tell(self, name: str, share: float = 0.0, work: float = 0.0) -> None:
-        """Say how far the walk is, a `share` of the coming `work` included; `NetworkError` where time has run out."""
+        """Say how far the walk is, a `share` of the coming `work` included; `OutOfTime` where time has run out."""
         if self.limits.seconds_left() <= 0:
-            raise NetworkError(f"quantize-weights ran out of time at {name}: give it more, or fewer examples")
+            raise OutOfTime(f"quantize-weights ran out of time at {name}: give it more, or fewer examples")
         self.progress((self.done + share * work) / max(self.all_work, 1.0), name)
 
     def seconds_for(self, work: float) -> float:

@@ -46,7 +46,7 @@ from tenfold.compress.quantize.weight_insert import Form, insert_bias, insert_pa
 from tenfold.compress.technique import Applied, Json, Problem, Run
 from tenfold.cost import Device, Inputs, batch_size, map_inputs
 from tenfold.data import Task
-from tenfold.errors import NetworkError, RecipeError
+from tenfold.errors import NetworkError, OutOfTime, RecipeError
 
 ROUND: dict[type, Callable[..., None]] = {
     Nearest: round_to_nearest,
@@ -101,8 +101,8 @@ class QuantizeWeights:
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """The network over packed codes, and the bits of each layer by name.
 
-        Raises `NetworkError` for weights or activations that are not finite, a network without layers and a
-        deadline that has passed, `ExportError` for one that cannot be traced.
+        Raises `NetworkError` for weights or activations that are not finite, a network without layers,
+        `OutOfTime` past the deadline, `ExportError` for one that cannot be traced.
         """
         check_finite(model)
         check_type(model)
@@ -198,7 +198,7 @@ class QuantizeWeights:
 
         def before(share: float) -> None:
             if run.seconds_left() <= 0:
-                raise NetworkError("quantize-weights ran out of time while it allocated bits: give it more")
+                raise OutOfTime("quantize-weights ran out of time while it allocated bits: give it more")
             run.progress(0.05 + 0.05 * share, "quantize-weights: allocating bits")
 
         first = leaders(layers)

@@ -18,7 +18,7 @@ from tenfold.compress.share.kmeans import kmeans
 from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
-from tenfold.errors import NetworkError
+from tenfold.errors import NetworkError, OutOfTime
 
 CLUSTERING = 0.2  # share of the work, as it is told, where tables are fine-tuned
 SPARSE_FROM = 0.2  # share of zeros from which they are kept beside the table; fewer are not worth a bitmap
@@ -109,7 +109,7 @@ class Share:
         clustering = run.part(0.0, share)
         for done, (name, layer) in enumerate(chosen.items()):
             if run.seconds_left() <= 0:
-                raise NetworkError(f"Share ran out of time at {name}: give it fewer layers or more time")
+                raise OutOfTime(f"Share ran out of time at {name}: give it fewer layers or more time")
             clustering.progress(done / len(chosen), f"values of {name}")
             weight = layer.weight.detach()
             tables[name] = Looked.of(name, weight, self.codebook, run.seed)
