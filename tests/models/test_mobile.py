@@ -202,7 +202,7 @@ def test_training_options() -> None:
         ({"depth": 0.1}, "depth 0.1 rounds to nothing: MobileNetV2's longest stage has 4 blocks"),
         ({"width": -1.0}, "width must be a positive number"),
         ({"depth": 1470.0}, "depth 1470 makes stages of more than 1000 blocks: take at most 250"),
-        ({"depth": float("nan")}, "depth must be a positive number"),
+        ({"depth": float("nan")}, "depth must be a finite number, not nan"),
         ({"resolution": 7}, r"resolution 7 is too small: .* by 8; take at least 8 pixels"),
         ({"resolution": 31, "small_stem": False}, r"take at least 32 pixels, or a small stem"),
         ({"num_classes": 0}, "num_classes must be a whole number of at least 1"),
