@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.cost import Device, profile
+from tenfold.cost import Device, OperatorCost, profile
 from tenfold.cost.calibration_networks import samples
 from tenfold.cost.cpu import vector_lanes
 from tenfold.cost.fused_kernels import fused_kernels
+from tenfold.cost.record import DEPTHWISE
 from tenfold.cost.workload import eager_kernels
 from tenfold.deploy.calibration import onnx_prepare
 from tenfold.deploy.node_times import operator_of
 
+COLOURS = 4  # at most so many channels of an image are not filled up
 KINDS = (
     "residual_network",
     "mobile_network",
@@ -45,13 +47,30 @@ def test_the_predicted_kernels_are_those_that_run(drawn, kind):
     assert len(times.work) == len(times.operators)
     assert min(times.work) >= 0
     real = eager_kernels(times.operators)
-    predicted = fused_kernels(profile(sample.module, inputs).operators, vector_lanes())
-    assert sum(kernel.macs for kernel in predicted) == pytest.approx(sum(k.macs for k in real), rel=0.02)
+    operators = profile(sample.module, inputs).operators
+    predicted = fused_kernels(operators, vector_lanes())
+    counted, done = (sum(kernel.macs for kernel in kernels) for kernels in (predicted, real))
+    assert 0.98 * counted <= done <= 1.02 * sum(map(filled_up, operators))
     families, wanted = (Counter(kernel.family for kernel in kernels) for kernels in (predicted, real))
     differing = sum((families - wanted).values()) + sum((wanted - families).values())
     assert differing <= 0.15 * len(real), (families, wanted)
     moved, really = (sum(kernel.activation_bytes for kernel in kernels) for kernels in (predicted, real))
     assert moved == pytest.approx(really, rel=0.15)
+
+
+def filled_up(operator: OperatorCost) -> int:
+    """Multiply-adds where channels fill vectors: more than are counted, where a vector is wider than 8 numbers."""
+    if operator.op != "convolution":
+        return operator.macs
+    into, out = operator.input_shapes[0][1], operator.output_shape[1]
+    share = filled(out) / out
+    if operator.kind != DEPTHWISE and into > COLOURS:
+        share *= filled(into) / into
+    return round(operator.macs * share)
+
+
+def filled(channels: int) -> int:
+    return -(-channels // vector_lanes()) * vector_lanes()
 
 
 def test_a_node_becomes_an_operator():
