@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_run_learns_and_leaves_its_result(tmp_path: Path) -> None:
     assert result.curve[-1].loss < 0.5 * result.curve[0].loss
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored["test"] == result.test.to_json()
-    assert stored["environment"]["versions"]["torch"] == torch.__version__
+    assert stored["environment"]["versions"]["torch"] == version("torch")
     assert stored["recipe"] == RECIPE.to_dict()
     again = network(1)
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
