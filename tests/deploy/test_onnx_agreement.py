@@ -78,3 +78,32 @@ def test_layers_left_float_between_integers_are_not_rounded_by_the_runtime(tmp_p
     assert fused["QLinearConv"] == 2
     assert fused["Conv"] + fused["FusedConv"] == 2
     assert fused["Gemm"] == 1
+
+
+class Moved(nn.Module):
+    """Layers in the middle that read what others have moved: pooled, shuffled, flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.pooled, self.shuffled = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4))
+        self.pool, self.shuffle = nn.MaxPool2d(3, 2, 1), nn.ChannelShuffle(2)
+        self.flat, self.head = nn.Linear(100, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pooled(self.pool(self.stem(x).relu())).relu()
+        return self.head(self.flat(self.shuffled(self.shuffle(x)).flatten(1)).relu())
+
+
+@pytest.mark.parametrize("name", ["pooled", "shuffled", "flat"])
+def test_nor_are_those_that_read_what_was_only_moved(tmp_path, name):
+    model, path = seeded(Moved), tmp_path / "moved.onnx"
+    with torch.no_grad():  # one scale for a weight would leave nothing of the other channels
+        getattr(model, name).weight[0] *= 1000
+    module = quantised(model, images(), floats=(name,))
+    export_onnx(module, images(2), path)
+    fused = fused_operators(path)
+    assert fused["QLinearConv"] == (3 if name == "flat" else 2)
+    assert fused["QGemm"] == (1 if name == "flat" else 2)
+    assert fused["MaxPool"] == 0  # it moves integers
+    expected = reference(module, images())
+    assert float((OnnxRunner(path)(images()) - expected).norm() / expected.norm()) < 5e-3

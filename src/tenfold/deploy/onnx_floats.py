@@ -3,13 +3,17 @@
 ONNX Runtime (1.31, say) rounds the float weight of a Conv, ConvTranspose or Gemm between DequantizeLinear and
 QuantizeLinear to int8 by itself, with one scale for all of it, and runs the layer in integers: a layer that was left
 float for its exactness would lose more than any other. It does so only where the input has a single scale. The same
-scale written out for every channel means the same, takes the same time, and keeps the layer as it is.
+scale written out for every channel means the same, takes the same time, and keeps the layer as it is. Calls that only
+move values are no hindrance to it, since it moves DequantizeLinear past them: what they give is quantised again, which
+changes nothing, and lets them move integers.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+MOVES = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Identity"}
 
 
 def keep_floats(graph: GraphProto) -> None:
@@ -18,15 +22,28 @@ def keep_floats(graph: GraphProto) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        maker = makers.get(node.input[0]) if node.op_type in ("Conv", "ConvTranspose", "Gemm") else None
-        weight = constants.get(node.input[1]) if maker is not None else None
+        weight = constants.get(node.input[1]) if node.op_type in ("Conv", "ConvTranspose", "Gemm") else None
+        maker = None if weight is None else _first_maker(node.input[0], makers)
         if maker is not None and weight is not None and _is_dequantised(maker, constants):
             made, name = f"{node.output[0]}/input", f"{node.output[0]}/kept"
-            nodes.extend(_dequantized(graph, maker, made, name, _channels(node, weight), constants))
+            codes = maker.input[0]
+            if makers[node.input[0]] is not maker:
+                codes = f"{name}/moved"
+                inputs = [node.input[0], *maker.input[1:]]
+                nodes.append(helper.make_node("QuantizeLinear", inputs, [codes]))
+            nodes.extend(_dequantized(graph, maker, codes, made, name, _channels(node, weight), constants))
             node.input[0] = made
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _first_maker(value: str, makers: dict[str, NodeProto]) -> NodeProto | None:
+    """The call that made this value before others moved it, None for an input or constant of the graph."""
+    maker = makers.get(value)
+    while maker is not None and maker.op_type in MOVES:
+        maker = makers.get(maker.input[0])
+    return maker
 
 
 def _is_dequantised(maker: NodeProto, constants: dict[str, TensorProto]) -> bool:
@@ -38,24 +55,25 @@ def _is_dequantised(maker: NodeProto, constants: dict[str, TensorProto]) -> bool
 def _dequantized(
     graph: GraphProto,
     maker: NodeProto,
+    codes: str,
     made: str,
     name: str,
     channels: int,
     constants: dict[str, TensorProto],
 ) -> list[NodeProto]:
-    """The calls that make the value of `maker`, of so many channels, under the name `made`."""
+    """The calls that dequantise `codes`, of so many channels, as `maker` does, under the name `made`."""
     scale, zero = (numpy_helper.to_array(constants[each]).reshape(-1)[:1] for each in maker.input[1:])
     scale_name, zero_name = f"{name}/scale", f"{name}/zero"
     if channels > 1:
         graph.initializer.append(numpy_helper.from_array(np.repeat(scale, channels), scale_name))
         graph.initializer.append(numpy_helper.from_array(np.repeat(zero, channels), zero_name))
-        inputs = [maker.input[0], scale_name, zero_name]
+        inputs = [codes, scale_name, zero_name]
         return [helper.make_node("DequantizeLinear", inputs, [made], axis=1)]
     # A vector of one is as good as a single scale, so for one channel the arithmetic itself is written.
     graph.initializer.append(numpy_helper.from_array(scale[0], scale_name))
     graph.initializer.append(numpy_helper.from_array(zero[0].astype(np.float32), zero_name))
     return [
-        helper.make_node("Cast", [maker.input[0]], [f"{name}/codes"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [codes], [f"{name}/codes"], to=TensorProto.FLOAT),
         helper.make_node("Sub", [f"{name}/codes", zero_name], [f"{name}/steps"]),
         helper.make_node("Mul", [f"{name}/steps", scale_name], [made]),
     ]
