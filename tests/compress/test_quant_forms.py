@@ -130,6 +130,8 @@ def test_every_observer_calibrates_symmetric_activations(observer: Observer) -> 
         ({"granularity": "tensor"}, r"PerChannel\(\) or PerTensor\(\), not 'tensor'"),
         ({"activations": ZeroPoint.REAL}, "no zero point that is no integer"),
         ({"floats": "fc"}, "tuple of patterns, not the string 'fc'"),
+        ({"floats": None}, "tuple of patterns, not None"),
+        ({"floats": (1,)}, r"tuple of patterns, not \(1,\)"),
         ({"target_latency": 1.0}, "target_latency must be between 0 and 1"),
     ],
 )

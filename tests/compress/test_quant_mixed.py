@@ -19,9 +19,9 @@ from tenfold.compress.quantize import Mode, PerTensor, Quantize, ZeroPoint, capt
 from tenfold.compress.quantize.affine import affine_of_range
 from tenfold.compress.quantize.insert import IntegerForm
 from tenfold.compress.quantize.layers import find_layers
-from tenfold.compress.quantize.mixed import TRIALS, choose, distortions, layer_macs
+from tenfold.compress.quantize.mixed import TRIALS, choose, distortions, divergence, layer_macs
 from tenfold.compress.quantize.naming import stable_names
-from tenfold.cost import Device, profile
+from tenfold.cost import Device, map_inputs, profile
 from tenfold.errors import NetworkError, RecipeError
 
 
@@ -204,12 +204,34 @@ def test_a_layer_costs_what_its_own_rounding_moves(classes: bool) -> None:
         assert found[name] == pytest.approx(cost, rel=1e-3)
 
 
+def test_a_class_that_is_masked_out_costs_nothing() -> None:
+    wanted, answer = torch.tensor([[1.0, -torch.inf, 0.0]]), torch.tensor([[0.0, -torch.inf, 0.0]])
+    assert divergence(wanted, answer, 1) == pytest.approx(divergence(wanted[:, [0, 2]], answer[:, [0, 2]], 1))
+    assert divergence(wanted, answer, 1) > 0
+
+
+class Merged(nn.Module):
+    """(N, 5, 8) -> (N, 3): a layer that sees batch and steps as one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.head = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.each(x.reshape(-1, 8)).reshape(x.shape[0], -1, 6).mean(1))
+
+
 @pytest.mark.parametrize(
-    ("build", "inputs"), [(Residual, images(1)), (Attention, {"tokens": torch.randn(1, 6, 16)})]
+    ("build", "inputs"),
+    [
+        (Residual, images(1)),
+        (Attention, {"tokens": torch.randn(1, 6, 16)}),
+        (Merged, torch.randn(1, 5, 8)),
+    ],
 )
 def test_multiply_adds_are_those_of_the_profile(build: Callable[[], nn.Module], inputs: object) -> None:
-    two = {"tokens": torch.zeros(2, 6, 16)} if isinstance(inputs, dict) else images(2)
-    layers = find_layers(capture_folded(seeded(build), two).graph)  # type: ignore[arg-type]
+    two = map_inputs(lambda tensor: tensor.repeat(2, *[1] * (tensor.dim() - 1)), inputs)  # type: ignore[arg-type]
+    layers = find_layers(capture_folded(seeded(build), two).graph)
     counted = profile(seeded(build), inputs)  # type: ignore[arg-type]
     attention = 2 * 6 * 6 * 16 if build is Attention else 0
     assert sum(layer_macs(layer) for layer in layers) == counted.macs - attention

@@ -129,18 +129,26 @@ def divergence(wanted: Tensor, answer: Tensor, number: int) -> float:
     """The mean divergence over `number` examples, at least 0, as `distortions` defines it."""
     wanted, answer = wanted.double(), answer.double()
     if wanted.dim() == 2 and wanted.shape[1] > 1:
-        log_p = wanted.log_softmax(1)
-        total = (log_p.exp() * (log_p - answer.log_softmax(1))).sum()
+        log_p, log_q = wanted.log_softmax(1), answer.log_softmax(1)
+        p = log_p.exp()
+        total = torch.where(p > 0, p * (log_p - log_q), 0.0).sum()  # a class that is masked out costs nothing
     else:
         total = 0.5 * (answer - wanted).square().sum()
     return max(float(total) / number, 0.0)
 
 
 def layer_macs(layer: Layer) -> int:
-    """The multiply-adds of a layer for one example."""
-    weight = shape_of(layer.weight)
-    places = math.prod(size for size in shape_of(layer.node) if isinstance(size, int))
+    """The multiply-adds of a layer for one example, of a graph that was captured with two."""
+    weight, sizes = shape_of(layer.weight), shape_of(layer.node)
+    places = math.prod(_known(size) for size in sizes)
+    if any(not isinstance(size, int) for size in sizes):  # the batch, alone or times what was merged with it
+        places //= 2
     return places * (math.prod(weight) // weight[layer.axis])
+
+
+def _known(size: int) -> int:
+    """A size as it was captured, where the batch makes it a symbol."""
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 class _OneRounded(fx.Interpreter):

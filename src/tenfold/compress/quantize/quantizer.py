@@ -98,6 +98,8 @@ class Quantize:
             )
         if isinstance(self.floats, str):
             raise ValueError(f"Quantize: floats must be a tuple of patterns, not the string {self.floats!r}")
+        if not isinstance(self.floats, (tuple, list)) or not all(isinstance(p, str) for p in self.floats):
+            raise ValueError(f"Quantize: floats must be a tuple of patterns, not {self.floats!r}")
         object.__setattr__(self, "floats", tuple(self.floats))
         if self.target_latency is not None and not 0.0 < self.target_latency < 1.0:
             raise ValueError(f"Quantize: target_latency must be between 0 and 1, not {self.target_latency!r}")
