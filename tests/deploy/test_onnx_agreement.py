@@ -67,10 +67,12 @@ def test_one_scale_a_weight_and_zero_in_the_middle_agree(tmp_path, mode, symmetr
         assert fused["Clip"] == 3 * symmetric  # ReLU6 and two ReLUs, of codes
 
 
-@pytest.mark.parametrize("width", [1, 5])
-def test_layers_left_float_between_integers_are_not_rounded_by_the_runtime(tmp_path, width):
-    floats = ("depthwise", "expand", "fc")
-    module, path = quantised(seeded(Block, width), images(), floats=floats), tmp_path / "block.onnx"
+@pytest.mark.parametrize(
+    ("width", "activations"), [(1, ZeroPoint.INTEGER), (5, ZeroPoint.INTEGER), (5, ZeroPoint.SYMMETRIC)]
+)
+def test_layers_left_float_between_integers_are_not_rounded_by_the_runtime(tmp_path, width, activations):
+    floats, path = ("depthwise", "expand", "fc"), tmp_path / "block.onnx"
+    module = quantised(seeded(Block, width), images(), floats=floats, activations=activations)
     export_onnx(module, images(2), path)
     expected, actual = reference(module, images()), OnnxRunner(path)(images())
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-2 * float(expected.abs().max()))
@@ -78,6 +80,10 @@ def test_layers_left_float_between_integers_are_not_rounded_by_the_runtime(tmp_p
     assert fused["QLinearConv"] == 2
     assert fused["Conv"] + fused["FusedConv"] == 2
     assert fused["Gemm"] == 1
+    assert fused["Relu"] == 0
+    assert fused["Clip"] == (
+        activations is ZeroPoint.SYMMETRIC
+    )  # that of an integer layer; a float one has its own
 
 
 class Moved(nn.Module):

@@ -30,8 +30,8 @@ def clip_codes(graph: GraphProto, readers: dict[str, int]) -> None:
         if clamp is None or bounds is None or readers[clamp.output[0]] != 1 or readers[clamp.input[0]] != 1:
             continue
         before = makers.get(clamp.input[0])
-        if before is None or before.op_type not in FUSED:
-            continue
+        if before is None or before.op_type not in FUSED or constants.keys() & set(before.input[:2]):
+            continue  # one that reads a constant as it is computes in float, and takes the clamp into itself
         result, names = node.output[0], [f"{node.output[0]}/low", f"{node.output[0]}/high"]
         for name, value in zip(names, bounds, strict=True):
             graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.uint8), name))
