@@ -6,18 +6,20 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantize_networks import Attention, Residual, images, seeded, task_of
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from tenfold.compress import Recipe, Run, apply_recipe, load, save
 from tenfold.compress.quantize import Mode, PerTensor, Quantize, ZeroPoint, capture_folded
 from tenfold.compress.quantize.affine import affine_of_range
 from tenfold.compress.quantize.insert import IntegerForm
+from tenfold.compress.quantize.integers import inserted
 from tenfold.compress.quantize.layers import find_layers
 from tenfold.compress.quantize.mixed import TRIALS, choose, distortions, divergence, layer_macs
 from tenfold.compress.quantize.naming import stable_names
@@ -76,10 +78,19 @@ def test_names_that_fit_nothing_and_nothing_left_to_round_are_refused() -> None:
     ],
     ids=["static", "all choices", "dynamic"],
 )
-def test_a_latency_is_met_by_measuring_and_a_reload_measures_nothing(technique: Quantize) -> None:
+def test_a_latency_is_met_by_measuring_and_a_reload_measures_nothing(
+    technique: Quantize, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, x = seeded(Residual), images()
     task = task_of(model, x)
     measured: list[float] = []
+    made: list[object] = []
+
+    def counted(module: fx.GraphModule, mode: Mode, floats: frozenset[str], *rest: Any) -> Any:
+        made.append(floats)
+        return inserted(module, mode, floats, *rest)
+
+    monkeypatch.setattr("tenfold.compress.quantize.quantizer.inserted", counted)
 
     def latency(network: nn.Module) -> float:
         measured.append(kilobytes(network))
@@ -95,6 +106,7 @@ def test_a_latency_is_met_by_measuring_and_a_reload_measures_nothing(technique: 
     assert set(found["mixed"]["floats"]) <= set(applied.resolved["floats"])
     assert set(measured) == {found["float"]["ms"], *(trial["ms"] for trial in found["trials"])}
     assert len(found["trials"]) <= TRIALS
+    assert len(made) == len(found["trials"]) + 1  # the chosen one again, at the end
     whole = {"floats": technique.floats, "mode": technique.mode, "granularity": technique.granularity}
     integers = Quantize(activations=technique.activations, **whole).apply(model, task, Run()).model  # type: ignore[arg-type]
     assert noise_db(model, applied.model, x) > noise_db(model, integers, x)

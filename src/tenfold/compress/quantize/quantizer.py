@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import fx, nn
@@ -268,9 +268,13 @@ class Quantize:
         assert self.target_latency is not None
         measure = run.latency
 
+        @lru_cache(maxsize=1)  # what is measured again need not be made again
+        def network(chosen: frozenset[str]) -> nn.Module:
+            return made(floats | chosen).module
+
         def latency(chosen: frozenset[str]) -> float:
             run.require_time("quantize: measuring which layers stay float")
-            return measure(made(floats | chosen).module)
+            return measure(network(chosen))
 
         macs = {name: layer_macs(layer) for name, layer in layers.items()}
         original = min(measure(model), measure(model))  # all is held against it, and a busy machine only adds
