@@ -14,7 +14,7 @@ from torch import nn
 from tenfold.cost import Device, Inputs, map_inputs
 from tenfold.data import Task
 from tenfold.data.checks import evaluated
-from tenfold.errors import NetworkError, OutOfTime
+from tenfold.errors import NetworkError, OutOfTime, RecipeError
 from tenfold.naming import described
 from tenfold.training.precision import device_of
 
@@ -91,6 +91,14 @@ class Run:
         """Raise `OutOfTime`, which names the work, once the deadline is past."""
         if self.seconds_left() < 0:
             raise OutOfTime(f"the time was over before the end of {work}")
+
+    def require_latency(self) -> Callable[[nn.Module], float]:
+        """What measures a network; `RecipeError` where nothing does."""
+        if self.latency is None:
+            raise RecipeError(
+                "target_latency needs a runtime to measure by: use `tenfold apply`, or give Run(latency=…)"
+            )
+        return self.latency
 
 
 def unrunnable(model: nn.Module, task: Task) -> list[Problem]:

@@ -214,17 +214,14 @@ class Prune:
         trials: list[Json],
     ) -> Kept:
         """The widest choice found that meets `target_latency`, by bisection of the ratio; notes what was measured."""
-        if run.latency is None:
-            raise RecipeError(
-                "target_latency needs a runtime to measure by: use `tenfold apply`, or give Run(latency=…)"
-            )
         assert self.target_latency is not None
-        original = run.latency(model)
+        latency = run.require_latency()
+        original = latency(model)
         limit, found = self.target_latency * original, None
         low, high, ratio = 0.0, 1.0, 1.0  # the narrowest first: if that is too slow, nothing meets the target
         for trial in range(LATENCY_TRIALS):
             kept = self._kept(graph, families, scores, ratio)
-            taken = run.latency(graph.narrow(shallow, kept))
+            taken = latency(graph.narrow(shallow, kept))
             trials.append({"ratio": ratio, "ms": taken, "original_ms": original})
             run.progress((trial + 1) / LATENCY_TRIALS, f"{taken:.3g} ms at ratio {ratio:.2f}")
             if taken <= limit:

@@ -137,10 +137,8 @@ class Quantize:
         """
         check_finite(model)
         check_type(model)
-        if self.target_latency is not None and run.latency is None:
-            raise RecipeError(
-                "target_latency needs a runtime to measure by: use `tenfold apply`, or give Run(latency=…)"
-            )
+        if self.target_latency is not None:
+            run.require_latency()  # before long work
         before = UNTRAINED if self.epochs else 1.0
         whole, run = run, run.part(0.0, before)
         run.progress(0.0, "quantize: tracing")
@@ -264,9 +262,8 @@ class Quantize:
         run: Run,
     ) -> tuple[frozenset[str], Json]:
         """Which of the layers stay float beside `floats` under `target_latency`, and how that was found."""
-        assert run.latency is not None
         assert self.target_latency is not None
-        measure = run.latency
+        measure = run.require_latency()
 
         @lru_cache(maxsize=1)  # what is measured again need not be made again
         def network(chosen: frozenset[str]) -> nn.Module:
