@@ -87,12 +87,13 @@ def test_layers_left_float_between_integers_are_not_rounded_by_the_runtime(tmp_p
 
 
 class Moved(nn.Module):
-    """Layers in the middle that read what others have moved: pooled, shuffled, flattened."""
+    """Layers in the middle that read what others have moved: padded and pooled, shuffled, flattened."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.pooled, self.shuffled = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4))
-        self.pool, self.shuffle = nn.MaxPool2d(3, 2, 1), nn.ChannelShuffle(2)
+        self.pool = nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2))  # which ONNX Runtime makes one
+        self.shuffle = nn.ChannelShuffle(2)
         self.flat, self.head = nn.Linear(100, 6), nn.Linear(6, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ def keep_floats(graph: GraphProto) -> None:
     nodes: list[NodeProto] = []
     for node in graph.node:
         weight = constants.get(node.input[1]) if node.op_type in ("Conv", "ConvTranspose", "Gemm") else None
-        maker = None if weight is None else _first_maker(node.input[0], makers)
+        maker = None if weight is None else _first_maker(node.input[0], makers, constants)
         if maker is not None and weight is not None and _is_dequantised(maker, constants):
             made, name = f"{node.output[0]}/input", f"{node.output[0]}/kept"
             codes = maker.input[0]
@@ -38,12 +38,22 @@ def keep_floats(graph: GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _first_maker(value: str, makers: dict[str, NodeProto]) -> NodeProto | None:
+def _first_maker(
+    value: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]
+) -> NodeProto | None:
     """The call that made this value before others moved it, None for an input or constant of the graph."""
     maker = makers.get(value)
-    while maker is not None and maker.op_type in MOVES:
+    while maker is not None and _only_moves(maker, constants):
         maker = makers.get(maker.input[0])
     return maker
+
+
+def _only_moves(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Does this call add no value that every quantiser of its input could not hold exactly?"""
+    if node.op_type == "Pad" and len(node.input) > 2 and node.input[2]:
+        given = constants.get(node.input[2])
+        return given is not None and not numpy_helper.to_array(given).any()
+    return node.op_type == "Pad" or node.op_type in MOVES
 
 
 def _is_dequantised(maker: NodeProto, constants: dict[str, TensorProto]) -> bool:
