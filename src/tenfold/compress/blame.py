@@ -46,8 +46,8 @@ class Harm:
 class LayerBlame:
     """What one layer does under one change; None where the time was over.
 
-    `snr_db`: signal to noise of the layer's own output, where what it reads is changed by nothing but its own change. `alone`: only this layer changed.
-    `spared`: all changed but this one. `reached`: this one and all less harmful ones changed.
+    `snr_db`: signal to noise of the layer's own output, where what it reads is changed by nothing but its own change.
+    `alone`: only this layer changed. `spared`: all changed but this one. `reached`: this one and all less harmful ones changed.
     """
 
     snr_db: float | None = None

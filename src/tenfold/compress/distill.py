@@ -79,8 +79,9 @@ class Distill:
     ("fp32", "bf16", either followed by ", channels last") are found by timing if not given, and `views` (how examples
     are shown: as they are, mirrored, shifted) by asking the teacher; a recipe that is to give the same network again
     states them, and `mixing`. `hidden` names pairs (student layer, teacher layer) to match with weight
-    `hidden_weight`, or says how to find them; `transfer` says what of them is taught. `examples` bounds how many training examples are used. `steps` ends
-    the run after so many, on the way to the `epochs` that the learning rate falls along. With `alpha` 0 no label is
+    `hidden_weight`, or says how to find them; `transfer` says what of them is taught. `examples` bounds how many
+    training examples are used. `steps` ends the run after so many, on the way to the `epochs` that the learning rate
+    falls along. With `alpha` 0 no label is
     read, so the data need none; a teacher of several networks is `training.Ensemble`. `mixing` mixes the images of a
     step with each other, which the teacher then answers at every step and labels say nothing of, and counts statistics
     of norms by the batch; if not given, it is done where there is time for so many steps that images shown as they are

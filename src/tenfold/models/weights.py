@@ -27,8 +27,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> str:
     """Copy `state` (ours, or of a source that the network's `namings` know) into `model`; returns the source.
 
     All or nothing: raises `NetworkError` with a summary of missing and unexpected names and of shapes that differ,
-    and how many names each source accounts for, and leaves the network as it was. A linear layer takes the weights of the convolution that it equals on a map of
-    the kernel's size, and the other way round.
+    and how many names each source accounts for, and leaves the network as it was. A linear layer takes the weights of
+    the convolution that it equals on a map of the kernel's size, and the other way round.
+
     What a state dict does not carry must be asked of `create`, and nothing here can tell that it was not: batch norm's
     epsilon, the padding convention. The weights of timm's `tf_*` networks want `norm_eps=1e-3, same_padding=True`.
     """
