@@ -25,10 +25,17 @@ _HOMES = {
     "shrink": "tenfold.search",
 }
 
+# Rooms that users name, which come with the package: `tenfold.models.create` needs no import of its own.
+_ROOMS = frozenset(
+    {"compress", "cost", "data", "deploy", "errors", "models", "nn", "report", "search", "training"}
+)
+
 __all__ = ["Budget", "Device", "Frontier", "Split", "Task", "load", "profile", "shrink"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"tenfold.{name}")
     raise AttributeError(f"module 'tenfold' has no attribute {name!r}")

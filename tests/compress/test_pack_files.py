@@ -285,6 +285,10 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="is no packed network"):
         unpack(tmp_path / "text.pack", tmp_path / "b")
     assert not (tmp_path / "b").exists()
+    with pytest.raises(OutputError, match="is a file that is no packed network: choose another name"):
+        pack(folder, tmp_path / "text.pack")
+    assert (tmp_path / "text.pack").read_text().startswith("not one of ours")
+    pack(folder, tmp_path / "a.pack")  # one of ours is replaced
 
 
 def test_the_commands_pack_and_unpack(

@@ -25,6 +25,8 @@ def test_a_path_goes_before_a_name_and_an_unknown_name_is_told(
 ) -> None:
     with pytest.raises(RecipeError, match=r"no recipe 'in8'.*did you mean 'int8'"):
         find_recipe("in8")
+    with pytest.raises(RecipeError, match="the name of a recipe is empty"):
+        find_recipe("")
     with pytest.raises(RecipeError, match=r"none\.yaml cannot be read"):
         find_recipe(tmp_path / "none.yaml")
     monkeypatch.chdir(tmp_path)

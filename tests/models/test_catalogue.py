@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
 
+import tenfold
 from tenfold.errors import NetworkError
 from tenfold.models import create, names
 from tenfold.models.catalogue import CATALOGUE
@@ -44,8 +47,19 @@ def test_every_name_is_buildable() -> None:
             assert isinstance(create(name), torch.nn.Module)
 
 
+def test_rooms_that_users_name_come_with_the_package() -> None:
+    code = "import tenfold; assert 'resnet20' in tenfold.models.names(); print(tenfold.errors.NetworkError.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "NetworkError"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = tenfold.nothing
+
+
 def test_unknown_names_and_options_offer_the_nearest() -> None:
-    with pytest.raises(NetworkError, match=r"no architecture 'resnet57'; did you mean 'resnet56'"):
+    with pytest.raises(
+        NetworkError,
+        match=r"no architecture 'resnet57'; did you mean 'resnet56' .*\(`tenfold models` lists them all",
+    ):
         create("resnet57")
     with pytest.raises(NetworkError, match=r"resnet20 has no option 'n_classes'; did you mean 'num_classes'"):
         create("resnet20", n_classes=3)

@@ -140,6 +140,8 @@ def test_the_commands_take_several(tmp_path: Path, capsys: pytest.CaptureFixture
     for more, words in (
         (f"{here}:strange", f"the teacher {here}:strange answers (4,)"),
         ("original", "--teacher original is given twice"),
+        ("", "--teacher is empty"),
+        ("mobilenet_v2?num_classes=3", "has random weights, which teach nothing: give a trained network"),
     ):
         with pytest.raises(SystemExit):
             main([*command[:-1], str(tmp_path / "other"), "--teacher", more])

@@ -25,6 +25,7 @@ def models(
     from tenfold.models import describe, names, options, zoo_card, zoo_names
 
     if name is not None:
+        name = name.partition("?")[0]  # its options are those of what is made, not of what is known
         source, _, trained = name.rpartition(":")
         card = zoo_card(trained) if source == "zoo" else None
         known = describe(name if card is None else card.architecture)

@@ -65,10 +65,21 @@ def read_task(network: str, data: str | None, metric: str, image_size: int | Non
 def read_teachers(
     named: list[str], base: str | None, original: nn.Module | None = None
 ) -> dict[str, nn.Module]:
-    """The networks of these names, of which one may be `original`; a name that comes twice is refused."""
+    """The networks of these names, of which one may be `original`; a name that comes twice is refused.
+
+    So is an architecture alone, whose weights would be random.
+    """
     from tenfold.compress import load_network
+    from tenfold.models import names
 
     for name in named:
+        if not name:
+            raise NetworkError("--teacher is empty: name a trained network, or leave it out")
+        if name.partition("?")[0] in names():
+            raise NetworkError(
+                f"--teacher {name} has random weights, which teach nothing: give a trained network, as zoo:NAME, timm:NAME "
+                "or the folder of a saved one"
+            )
         if named.count(name) > 1:
             raise NetworkError(f"--teacher {name} is given twice: each teacher counts once")
     known = {} if original is None else {ORIGINAL: original}

@@ -39,8 +39,10 @@ def pack(
         raise PackError("--bits needs --data to calibrate with, and goes without --step")
     from tenfold.compress import is_saved
     from tenfold.compress import pack as write_packed
+    from tenfold.compress.packing.container import check_replaceable
     from tenfold.files import write_json
 
+    check_replaceable(file)  # before any work
     with tempfile.TemporaryDirectory(prefix="tenfold-pack-") as scratch:
         folder = Path(network)
         if bits is not None:

@@ -136,7 +136,10 @@ def _steps(bench: Bench, table: Blame) -> Iterator[str]:
         yield f"{column.change}: all layers"
     if not any(column.layers for column in table.columns):
         texts = ", ".join(column.text for column in table.columns)
-        raise NetworkError(f"the network has no layer for this: {texts}")
+        raise NetworkError(
+            f"the network has no layer for this: {texts}. Layers that were quantised already are none: give the network "
+            "as it was before"
+        )
     for column in table.columns:
         changed = bench.changed(CHANGES[column.change])
         reached: dict[str, Altered] = {}

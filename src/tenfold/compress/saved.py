@@ -57,7 +57,9 @@ def save(
     if base is not None:
         require_base(base)
     if (folder / STRUCTURE).exists() and not overwrite:
-        raise OutputError(f"{folder} holds a saved network already: choose another folder, or overwrite it")
+        raise OutputError(
+            f"{folder} holds a saved network already: choose another folder, or overwrite it (--overwrite, or overwrite=True)"
+        )
     tensors, shared = packed(model)
     tensors, coded = encoded(tensors)
     entries = tuple(step if isinstance(step, Step) else Step(*step) for step in steps)

@@ -49,6 +49,8 @@ def find_recipe(spec: Path | str) -> Recipe:
     A word without a suffix and a slash is a name, unless a file is called so. Raises `RecipeError` with the nearest
     names where there is neither.
     """
+    if not str(spec):
+        raise RecipeError("the name of a recipe is empty: give one of `tenfold techniques`, or a file")
     path = Path(spec)
     if path.suffix in SUFFIXES or path.exists() or len(path.parts) > 1:
         return read_recipe(path)

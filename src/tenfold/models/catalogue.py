@@ -86,5 +86,7 @@ def check_options(name: str, chosen: Mapping[str, Any]) -> None:
 
 def _entry(name: str) -> Entry:
     if not isinstance(name, str) or name not in CATALOGUE:
-        raise NetworkError(f"no architecture {name!r}{nearest(str(name), CATALOGUE)}")
+        raise NetworkError(
+            f"no architecture {name!r}{nearest(str(name), CATALOGUE)} (`tenfold models` lists them all)"
+        )
     return CATALOGUE[name]

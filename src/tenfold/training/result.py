@@ -67,9 +67,10 @@ class TrainingResult:
             scores.append(f"test {_percent(self.test)}")
         rate = "" if self.images_per_second is None else f", {self.images_per_second:,.0f} images/s"
         whole = "" if self.complete else f" of {self.recipe.epochs:g}"
+        few = "" if self.epochs >= 1 else "; it has not seen all of the data once: give it more time"
         return (
             f"{self.network}: {', '.join(scores)} after {self.epochs:.4g}{whole} epochs "
-            f"in {self.seconds:.0f} s ({self.device}, {self.precision}{rate})"
+            f"in {self.seconds:.0f} s with all scoring ({self.device}, {self.precision}{rate}){few}"
         )
 
 

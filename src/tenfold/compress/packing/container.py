@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tenfold.errors import PackError
+from tenfold.errors import OutputError, PackError
 
 MAGIC = b"TENFOLDP"
 VERSION = 2
@@ -137,6 +137,17 @@ def write_container(file: BinaryIO, header: Header, codes: BinaryIO) -> int:
     file.seek(len(head))
     file.write(digest.digest())
     return len(head) + DIGEST + len(compressed)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise an `OutputError` where there is a file that is no packed network: it may be all that there is of something."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with open(path, "rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise OutputError(
+                f"{path} is a file that is no packed network: choose another name, or remove it"
+            )
 
 
 def read_container(path: Path, file: BinaryIO) -> tuple[Header, Iterator[bytes]]:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from tenfold.compress.packing.blocks import Blocks, opened
-from tenfold.compress.packing.container import LARGEST_STEP, Header, read_container, write_container
+from tenfold.compress.packing.container import (
+    LARGEST_STEP,
+    Header,
+    check_replaceable,
+    read_container,
+    write_container,
+)
 from tenfold.compress.packing.tensor_files import stored_shapes, stored_tensors, write_tensors
 from tenfold.compress.packing.tensors import (
     QUANTISED,
@@ -86,9 +92,11 @@ def pack(
     With `step` each float weight of two dimensions or more is rounded to a grid of step · (its standard deviation),
     each rounding weighed against its bits; what is unpacked then equals the rounded network. Weights that the folder
     holds in coded form (`compress.coded`: sparse or shared), as integers or as packed codes stay as they are; a
-    folder without others is refused. Raises `RecipeError` for a folder that is no saved network, `PackError`.
+    folder without others is refused. A packed file is replaced, another is not. Raises `RecipeError` for a folder that is
+    no saved network, `OutputError` for a file that is none of ours, `PackError`.
     """
     folder, file = Path(folder), Path(file)
+    check_replaceable(file)
     if step is not None and not 1e-3 <= step <= 10:
         raise PackError(f"step must be between 0.001 and 10 standard deviations, not {step}")
     structure = read_structure(folder / STRUCTURE)
@@ -132,7 +140,9 @@ def unpack(
     """
     file, folder = Path(file), Path(folder)
     if (folder / STRUCTURE).exists() and not overwrite:
-        raise OutputError(f"{folder} holds a saved network already: choose another folder, or overwrite it")
+        raise OutputError(
+            f"{folder} holds a saved network already: choose another folder, or overwrite it (--overwrite, or overwrite=True)"
+        )
     try:
         stream = open(file, "rb")  # noqa: SIM115 - closed below
     except OSError as error:
