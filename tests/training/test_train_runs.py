@@ -290,11 +290,16 @@ def test_a_time_that_is_ample_changes_nothing_however_often_it_is_stopped(
     assert clock.rates == 3 * wanted
 
 
-def test_two_steps_of_a_very_slow_machine_are_past_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_rises_no_faster_than_in_a_hundred_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the recipe warms up for as many: a peak that is there at once teaches nothing."""
     clock = Pretence(monkeypatch, lambda step: 15.0)
-    result = train(network(), splits(), replace(RECIPE, epochs=1000), seconds=20.0)
+    result = train(network(), splits(), replace(RECIPE, epochs=1000, warmup=0.05), seconds=20.0)
     assert result.steps == 2
-    assert clock.rates[-1] > 0.5  # a third of two steps, not a twentieth of a per cent of six thousand
+    assert clock.rates[0] <= 0.01
+    assert clock.rates[1] == pytest.approx(0.02)  # of six thousand steps three hundred would warm up
+    clock = Pretence(monkeypatch, lambda step: 15.0)
+    train(network(), splits(), replace(RECIPE, epochs=1000, warmup=0.0), seconds=20.0)
+    assert clock.rates[0] > 0.5
 
 
 def test_a_machine_that_slows_down_is_planned_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,13 +312,13 @@ def test_a_machine_that_slows_down_is_planned_for_again(monkeypatch: pytest.Monk
 
 def test_a_run_that_goes_on_does_not_warm_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Pretence(monkeypatch, lambda step: 1.0)
-    recipe = replace(RECIPE, epochs=1000)
+    recipe = replace(RECIPE, epochs=1000, warmup=0.002)
     train(network(), splits(), recipe, seconds=20.0, folder=tmp_path)
     steps = clock.taken
     train(network(), splits(), recipe, seconds=60.0, folder=tmp_path, resume=True)
     again = clock.rates[steps:]
     assert len(again) == pytest.approx(60 - 20, abs=3)
-    assert again[0] == pytest.approx(warmup_cosine(20 / 60, RECIPE.warmup), abs=0.05)
+    assert again[0] == pytest.approx(warmup_cosine(20 / 60, recipe.warmup), abs=0.05)
     assert again[-1] < 0.02
 
 

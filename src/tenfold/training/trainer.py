@@ -50,6 +50,9 @@ from tenfold.training.teacher import frozen_teacher
 WEIGHTS, RESULT, RECIPE = "weights.safetensors", "result.json", "recipe.yaml"
 RATE_EVERY = 20  # steps that a pace is taken over
 READ_EVERY = {"cpu": 1}  # steps between looks at the loss; else RATE_EVERY, since each look waits for a GPU
+FEWEST_RISING = (
+    100  # steps to the peak of the rate, however little time there is, where the recipe has as many
+)
 AVERAGE_EVERY = 4  # steps between updates of the average
 EVALUATIONS = 30  # points of the curve, and never more than one an epoch
 CHECKPOINT_SECONDS = 20.0  # at least so long between checkpoints
@@ -149,6 +152,7 @@ class _Run:
         self.every = max(self.per_epoch, math.ceil(steps / EVALUATIONS))  # steps between points of the curve
         batches = len(task.validation) / self.batch_size
         self.clock = FittedClock(seconds, steps, every=self.every, batches=batches)
+        self.rising = max(1.0, min(FEWEST_RISING, recipe.warmup * steps))
         self.curve: list[CurvePoint] = []
         self.rates: list[float] = []  # images a second
         self.mark: tuple[int, float] | None = None  # step and time at which the rate was last read
@@ -292,11 +296,15 @@ class _Run:
         return self.setting_up + self.clock.elapsed()
 
     def _learning_rate(self) -> float:
-        """The rate of the next step, which must then be taken."""
+        """The rate of the next step, which must then be taken.
+
+        It warms up no faster than in `FEWEST_RISING` steps: a ResNet-20 on CIFAR-10 trained for 60 seconds of two cores
+        (130 steps, 7 of them 5%) reached 33% with its peak in the seventh, and 54% so.
+        """
         recipe = self.recipe
-        return recipe.optimizer.learning_rate * warmup_cosine(
-            self.clock.next_share(), recipe.warmup, recipe.floor
-        )
+        rising = (self.clock.step + 1) / self.rising
+        share = self.clock.next_share()
+        return recipe.optimizer.learning_rate * min(rising, warmup_cosine(share, recipe.warmup, recipe.floor))
 
     def _order(self, epoch: int) -> Tensor:
         """The examples of an epoch in their order, which the seed and the epoch alone decide."""
