@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
+from tenfold.compress.layers import reading
 from tenfold.compress.quantize import Quantize
 from tenfold.compress.quantize.affine import Affine, affine_of_range
 from tenfold.compress.quantize.observe import observed
@@ -27,19 +27,13 @@ def input_affines(
     """
 
     def show(see: Callable[[nn.Module, Tensor], None]) -> None:
-        def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            value = _input(args, kwargs)
+        def read(module: nn.Module, value: Tensor) -> None:
             if value.numel():  # an expert that no token was sent to
                 see(module, value)
 
-        handles = [module.register_forward_pre_hook(read, with_kwargs=True) for module in names]
-        try:
-            with torch.no_grad():
-                for _, inputs, _ in examples.batches(batch):
-                    call(network, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with reading(names, read), torch.no_grad():
+            for _, inputs, _ in examples.batches(batch):
+                call(network, inputs)
 
     ranges = observed(show, lambda module: f"the input of {names[module]}", Quantize().observer)
     return {module: affine_of_range(low, high) for module, (low, high) in ranges.items()}
@@ -50,26 +44,9 @@ def calibration_examples(train: Split, seed: int) -> Split:
     return train.take(Quantize().examples, seed=seed)
 
 
-@contextmanager
-def rounded_inputs(affines: Mapping[nn.Module, Affine]) -> Iterator[None]:
+def rounded_inputs(affines: Mapping[nn.Module, Affine]) -> AbstractContextManager[None]:
     """For a while each of these modules reads its input rounded to uint8 and back."""
-
-    def rounding(affine: Affine) -> Callable[..., Any]:
-        def rounded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = round_to(affine, _input(args, kwargs))
-            return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, "input": value})
-
-        return rounded
-
-    handles = [
-        module.register_forward_pre_hook(rounding(affine), with_kwargs=True)
-        for module, affine in affines.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return reading(affines, lambda module, x: round_to(affines[module], x))
 
 
 def round_to(affine: Affine, x: Tensor) -> Tensor:
@@ -77,8 +54,3 @@ def round_to(affine: Affine, x: Tensor) -> Tensor:
     scale = torch.tensor(affine.scale, device=x.device)
     zero_point = torch.tensor(affine.zero_point, dtype=torch.uint8, device=x.device)
     return dequantize(quantize(x.float(), scale, zero_point), scale, zero_point).to(x.dtype)
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What a linear layer or a convolution reads: its first argument, or the one named `input`."""
-    return args[0] if args else kwargs["input"]

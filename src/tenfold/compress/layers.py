@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tenfold.compress.technique import Problem
@@ -43,6 +44,29 @@ def holders(model: nn.Module, layer: Weighted) -> list[tuple[nn.Module, str]]:
         if parameter is weight
     ]
     return found or [(layer, "weight")]  # a weight that is computed is no parameter
+
+
+@contextmanager
+def reading(
+    modules: Iterable[nn.Module], read: Callable[[nn.Module, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """For a while `read(module, x)` is called before every call of these layers, x being what the layer is to read.
+
+    That is the first argument, or the one named `input`. A tensor that `read` returns is read in its place.
+    """
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        other = read(module, args[0] if args else kwargs["input"])
+        if other is None:
+            return None
+        return ((other, *args[1:]), kwargs) if args else (args, {**kwargs, "input": other})
+
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

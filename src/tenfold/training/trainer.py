@@ -50,9 +50,7 @@ from tenfold.training.teacher import frozen_teacher
 WEIGHTS, RESULT, RECIPE = "weights.safetensors", "result.json", "recipe.yaml"
 RATE_EVERY = 20  # steps that a pace is taken over
 READ_EVERY = {"cpu": 1}  # steps between looks at the loss; else RATE_EVERY, since each look waits for a GPU
-FEWEST_RISING = (
-    100  # steps to the peak of the rate, however little time there is, where the recipe has as many
-)
+FEWEST_RISING = 100  # steps to the peak of the rate in however little time, where the recipe has as many
 AVERAGE_EVERY = 4  # steps between updates of the average
 EVALUATIONS = 30  # points of the curve, and never more than one an epoch
 CHECKPOINT_SECONDS = 20.0  # at least so long between checkpoints

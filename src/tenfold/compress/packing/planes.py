@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.compress.packing.coder import Decoder, Encoder, Symbols, Table
+from tenfold.compress.packing.parts import parts
 
 FIRST, LARGEST = 16, 1 << 14  # bytes coded under one state of a table: at first, and in the end
 MEMORY = 1 << 16
-PART = 1 << 16  # numbers turned at a time
 UNEVEN, EVEN = (
     8.0,
     2.0,
@@ -66,8 +66,8 @@ def decode_numbers(
     planes = words.view(np.uint8).reshape(count, size)
     for plane in range(size):
         planes[:, plane] = _decode_plane(decoder, tables, kind, plane, 8, count)
-    for part in _parts(words) if is_float else ():
-        part[:] = _turned_back(part)
+    for part in parts(len(words)) if is_float else ():
+        words[part] = _turned_back(words[part])
     return words
 
 
@@ -119,15 +119,10 @@ def _decode_plane(
 def _plane(words: Words, plane: int, is_float: bool) -> Bytes:
     """One byte of each number, the lowest for plane 0."""
     size, found = words.dtype.itemsize, np.empty(len(words), dtype=np.uint8)
-    for part, made in zip(_parts(words), _parts(found), strict=True):
-        turned = _turned(part) if is_float else part
-        made[:] = turned.view(np.uint8).reshape(-1, size)[:, plane]
+    for part in parts(len(words)):
+        turned = _turned(words[part]) if is_float else words[part]
+        found[part] = turned.view(np.uint8).reshape(-1, size)[:, plane]
     return found
-
-
-def _parts(words: Words) -> list[Words]:
-    """Views of `PART` numbers each, so that what is made of them on the way takes little memory."""
-    return [words[start : start + PART] for start in range(0, len(words), PART)]
 
 
 def _turned(words: Words) -> Words:

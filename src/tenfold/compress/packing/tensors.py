@@ -15,8 +15,8 @@ from tenfold.compress.coded import MOST_BITS, pack_bits, unpack_bits
 from tenfold.compress.packing.coder import Decoder, Encoder
 from tenfold.compress.packing.container import SIZES, Entry
 from tenfold.compress.packing.contexts import LIMIT, Tables, decode_matrix, encode_matrix
+from tenfold.compress.packing.parts import parts
 from tenfold.compress.packing.planes import (
-    PART,
     PlaneTables,
     decode_indices,
     decode_numbers,
@@ -215,7 +215,7 @@ def _byte_entropy(data: memoryview, size: int) -> float:
     """The order-0 entropy of all numbers, plane by plane: in bits."""
     numbers = np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
     counts = np.zeros((size, 256), dtype=np.int64)
-    for start in range(0, len(numbers), PART):
+    for part in parts(len(numbers)):
         for plane, found in enumerate(counts):
-            found += np.bincount(numbers[start : start + PART, plane], minlength=256)
+            found += np.bincount(numbers[part, plane], minlength=256)
     return math.fsum(_entropy_of(found[found > 0]) * len(numbers) for found in counts)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tenfold.compress.packing.parts import parts
+
 PRICE = 2 * np.log(2) / 12
 ROUNDS = 12
 SETTLED = 1e-4  # share of the integers that may still change when the rounds end
-PART = 1 << 16  # weights looked at together
 SHIFTED = 3  # the magnitudes 1, 2, and 3 or more have points of their own
 
 Floats = NDArray[np.float64]
@@ -42,11 +43,11 @@ def rounded(weights: Floats, step: float, limit: int) -> tuple[NDArray[np.int32]
     """The integers of `weights` (any shape), within ±limit, and where they lie."""
     flat = weights.reshape(-1)
     values = np.empty(len(flat), dtype=np.int32)
-    for part in _parts(len(flat)):
+    for part in parts(len(flat)):
         values[part] = _nearest(flat[part], step, limit)
     for _ in range(ROUNDS):
         bits, grid, changed = _bits(values, limit), Uniform(step, _shifts(flat, values, step)), 0
-        for part in _parts(len(flat)):
+        for part in parts(len(flat)):
             chosen = _chosen(flat[part], grid, bits, limit)
             changed += int(np.count_nonzero(chosen != values[part]))
             values[part] = chosen
@@ -72,11 +73,6 @@ def _chosen(flat: Floats, grid: Uniform, bits: Floats, limit: int) -> NDArray[np
 
 def _nearest(flat: Floats, step: float, limit: int) -> NDArray[np.int32]:
     return np.clip(np.rint(flat / step), -limit, limit).astype(np.int32)
-
-
-def _parts(number: int) -> list[slice]:
-    """`PART` weights each, so that what is weighed on the way takes little memory."""
-    return [slice(start, start + PART) for start in range(0, number, PART)]
 
 
 def _bits(values: NDArray[np.int32], limit: int) -> Floats:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from tenfold.compress.answers import task_loss
 from tenfold.compress.columns import patch_columns
-from tenfold.compress.layers import Weighted, holders
+from tenfold.compress.layers import Weighted, holders, reading
 from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Split
@@ -118,13 +116,22 @@ def input_hessians(
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def add(name: str, layer: Weighted, x: Tensor) -> None:
-        patches = unfolded(layer, x).double()
+    # A layer's name is that of the others too that share its weight.
+    names = {
+        module: name
+        for name, layer in layers.items()
+        for module, _ in holders(model, layer)
+        if isinstance(module, Weighted)
+    }
+
+    def add(layer: nn.Module, x: Tensor) -> None:
+        assert isinstance(layer, Weighted)
+        name, patches = names[layer], unfolded(layer, x).double()
         product = patches @ patches.transpose(1, 2)
         totals[name] = totals[name].add_(product) if name in totals else product
         counts[name] = counts.get(name, 0) + patches.shape[2]
 
-    with watched_inputs(model, layers, add), torch.no_grad():
+    with reading(names, add), torch.no_grad():
         done = 0
         for _, inputs, targets in split.batches(BATCH):
             if done and run.seconds_left() < 0:
@@ -138,31 +145,6 @@ def input_hessians(
                 f"{name}: its inputs hold NaN or inf, so the training data or the weights before it do"
             )
     return {name: totals[name].mul_(2).div_(counts[name]) for name in layers if name in totals}
-
-
-@contextmanager
-def watched_inputs(
-    model: nn.Module, layers: Mapping[str, Weighted], tell: Callable[[str, Weighted, Tensor], None]
-) -> Iterator[None]:
-    """For a while `tell(name, layer, its input)` is called before every call of these layers of `model`.
-
-    Under the same name come the other layers that share the weight.
-    """
-
-    def watch(name: str) -> Any:
-        return lambda module, args, kwargs: tell(name, module, args[0] if args else kwargs["input"])
-
-    handles = [
-        module.register_forward_pre_hook(watch(name), with_kwargs=True)
-        for name, layer in layers.items()
-        for module, _ in holders(model, layer)
-        if isinstance(module, Weighted)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def unfolded(layer: Weighted, x: Tensor) -> Tensor:
