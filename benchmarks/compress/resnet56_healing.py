@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
+from benchmarks.compress.resnet56_remembered import Recalled, Remembered
 from benchmarks.training.jobs import MIX, VARIED
 from torch import Tensor, nn
 
@@ -67,7 +69,8 @@ class Bench:
     epochs: float
     deadline: float
     recipe: TrainingRecipe = RECIPE
-    beside: nn.Module | None = None
+    beside: dict[str, nn.Module] = field(default_factory=dict)
+    remember: int = 0  # passes whose varied images and answers are kept
     each: float | None = None
     design: str | None = None
     sparsity: float = SPARSITY
@@ -83,15 +86,31 @@ class Bench:
         compiled: bool = False,
         rate: float | None = None,
     ) -> Course:
-        recipe = replace(self.recipe, epochs=epochs)
+        recipe, data, teacher = replace(self.recipe, epochs=epochs), self.data["train"], self.teacher
+        if self.remember:
+            data = self.remembered
+            teacher = Recalled(data)
+            recipe = replace(recipe, epochs=epochs / self.remember, teaching=1.0, augmentation=Augmentation())
         if not compiled:
             recipe = replace(recipe, compile=Compiling.OFF)
         if rate is not None:
             recipe = replace(recipe, optimizer=replace(recipe.optimizer, learning_rate=rate))
-        teachers = [self.original] if self.beside is None else [self.original, self.beside]
-        teacher = Ensemble(copy.deepcopy(teachers)).to(self.device).eval().requires_grad_(False)
-        return Course(self.data["train"], recipe, precision=self.precision, teacher=teacher,
-                      seed=seed, graph=graph)  # fmt: skip
+        return Course(data, recipe, precision=self.precision, teacher=teacher, seed=seed, graph=graph)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The original and those beside it, on the device."""
+        teachers = Ensemble(copy.deepcopy([self.original, *self.beside.values()]))
+        return self.precision.model(teachers.to(self.device)).eval().requires_grad_(False)
+
+    @cached_property
+    def remembered(self) -> Remembered:
+        """The same for all networks and seeds."""
+        began = time.monotonic()
+        torch.manual_seed(0)
+        made = Remembered(self.data["train"], self.recipe, self.teacher, self.remember, self.precision)
+        print(f"{self.remember} passes remembered in {time.monotonic() - began:.0f} s", flush=True)
+        return made
 
     @property
     def mixed(self) -> bool:
@@ -130,7 +149,8 @@ class Bench:
             at_look(step / course.steps)
 
         done = course(model, progress=progress)
-        return {"steps": done, "steps_planned": planned, "epochs": done / course.per_epoch}
+        epochs = done / course.per_epoch * max(self.remember, 1)
+        return {"steps": done, "steps_planned": planned, "epochs": epochs}
 
     def healed(
         self, model: nn.Module, epochs: float, seed: int, *, final: bool = False

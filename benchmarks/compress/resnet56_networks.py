@@ -3,8 +3,9 @@
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.resnet56_networks --seconds 480 --seeds 0 1 2
 
 Every network is healed alike: by the original's answers to the images as they are shown (crops and mirrors; with
-`--mixed` cut and mixed too, with `--mixed strange` turned and recoloured as well, beside the answers of a larger network where `--beside` names its weights), with the same
-recipe and for as many passes. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
+`--mixed` cut and mixed too, with `--mixed strange` turned and recoloured as well, beside the answers of other networks where `--beside` names their weights), with the same
+recipe and for as many passes. With `--remember`, so many passes of varied images are kept with the answers to them, and
+seen again and again: a long healing then asks its teachers no more. Which of a few designs a pruner takes, ours or torch-pruning, is decided by the
 validation images after a short healing. Test images are scored once, at the end of each. A network is kept as soon as
 it is made, so that an interrupted run goes on; after `--seconds` no other is begun that would not be done in time.
 `--each` bounds the seconds of every network's long healing, which then has fewer passes (fine-tuning of shared values
@@ -53,13 +54,17 @@ FEWER_MACS = 3.05  # a little more than the three times asked for
 STAGES = 4  # of cutting, in Deep Compression
 CUTTING = 0.5  # of the passes lie between the stages of cutting; in the others the weights settle
 TRIED = 0.08  # of the passes go into each design that is tried
-BESIDE = "efficientnet_b0-patient"  # the job that trained the larger network
+LATE = "1, 2 and 6 blocks left"  # of the three stages
 
 
 def designs(few: bool) -> dict[str, Prune]:
     """Ways to the same multiply-accumulates: by channels alone, or with some blocks gone too; of all, a `few`."""
     common: dict[str, Any] = {"target_macs": 1 / FEWER_MACS, "scope": Scope.GLOBAL, "examples": 256}
-    found = {"channels": Prune(**common), "6 blocks, channels": Prune(**common, blocks=6)}
+    found = {
+        "channels": Prune(**common),
+        "6 blocks, channels": Prune(**common, blocks=6),
+        LATE: Prune(**common, blocks=late_blocks()),
+    }
     if few:
         return found
     return {
@@ -67,6 +72,12 @@ def designs(few: bool) -> dict[str, Prune]:
         "10 blocks, channels": Prune(**common, blocks=10),
         "channels, by magnitude": Prune(**common, criterion=Criterion.MAGNITUDE),
     }
+
+
+def late_blocks() -> tuple[str, ...]:
+    """Of nine blocks a stage the last eight, seven and three: what is left works where images are small and wide."""
+    dropped = {"layer1": 8, "layer2": 7, "layer3": 3}
+    return tuple(f"{stage}.{number}" for stage, count in dropped.items() for number in range(9 - count, 9))
 
 
 Candidate = tuple[str, nn.Module, dict[str, Any]]  # a name, the network, and what rebuilds its structure
@@ -218,6 +229,8 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
     else:
         precision = fastest_precision(model, task.train.select(range(64))[0])
     recipe = replace(RECIPES[options.mixed], compile=Compiling.ON if options.compile else Compiling.OFF)
+    if options.decay is not None:
+        recipe = replace(recipe, optimizer=replace(recipe.optimizer, weight_decay=options.decay))
     bench = Bench(
         model.eval(),
         task,
@@ -230,16 +243,26 @@ def prepared(options: argparse.Namespace, deadline: float) -> Bench:
         design=options.design,
         sparsity=options.sparsity,
         bits=options.bits,
+        remember=options.remember,
     )
-    if options.beside is not None:
-        bench.beside = TRAINED[BESIDE].network().eval()
-        load_weights(bench.beside, read_weights(options.beside), BESIDE)
+    for job, weights in options.beside:
+        bench.beside[job] = TRAINED[job].network().eval()
+        load_weights(bench.beside[job], read_weights(weights), job)
     parts = {"train": task.train, "validation": task.validation, "test": task.test}
     for name, split in parts.items():
         bench.data[name] = ResidentImages.of(
             split, device, name, RECIPE.augmentation.padding if name == "train" else 0
         )
     return bench
+
+
+def job_and_weights(text: str) -> tuple[str, Path]:
+    job, _, file = text.partition("=")
+    if job not in TRAINED or not Path(file).is_file():
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a job of benchmarks.training, '=' and a file of weights"
+        )
+    return job, Path(file)
 
 
 def main() -> None:
@@ -252,7 +275,21 @@ def main() -> None:
         "--mixed", nargs="?", const="mixed", default="no", choices=list(RECIPES),
         help="heal with cut and mixed images; strange: with turned and recoloured ones too",
     )  # fmt: skip
-    parser.add_argument("--beside", type=Path, help=f"weights of {BESIDE}, which then teaches too")
+    parser.add_argument(
+        "--beside",
+        type=job_and_weights,
+        nargs="*",
+        default=[],
+        metavar="JOB=FILE",
+        help="a job of benchmarks.training and the weights it made: it then teaches too",
+    )
+    parser.add_argument(
+        "--remember",
+        type=int,
+        default=0,
+        help="passes whose varied images and answers are kept and seen again",
+    )
+    parser.add_argument("--decay", type=float, help="of the weights, in place of the recipe's")
     parser.add_argument("--architecture", default="resnet56", help="of --weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing is begun")
@@ -307,7 +344,9 @@ def main() -> None:
                 "mixed": bench.mixed,
                 "shown": options.mixed,
                 "training_images": len(bench.data["train"]),
-                "teachers": ["original"] if bench.beside is None else ["original", BESIDE],
+                "teachers": ["original", *bench.beside],
+                "remembered_passes": bench.remember,
+                "weight_decay": bench.recipe.optimizer.weight_decay,
                 "seconds": took[name],
                 "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
                 "precision": str(bench.precision),
