@@ -81,7 +81,9 @@ def chart_data(report: Report) -> dict[str, Any]:
             "memory": budget["memory_mb"],
             "drop": budget["max_drop"],
         },
-        "points": [_plotted(point, original, metric) for point in ordered(report)],
+        "points": [
+            _plotted(point, original, metric) for point in ordered(report) if point["same_as"] is None
+        ],
     }
 
 

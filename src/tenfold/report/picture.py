@@ -24,7 +24,11 @@ def static_plot(data: dict[str, Any], path: Path | str) -> None:
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise OutputError(f"cannot draw {path.name}: the ending must be .png, .svg or .pdf")
     split = _split(report)
-    points = [p for p in report["points"] if p["latency_ms"] is not None and p[_score(split)] is not None]  # type: ignore[literal-required]
+    points = [
+        p
+        for p in report["points"]
+        if p["latency_ms"] is not None and p[_score(split)] is not None and p["same_as"] is None  # type: ignore[literal-required]
+    ]
     if not points:
         raise OutputError("cannot draw the frontier: no point has both a latency and a score")
     try:

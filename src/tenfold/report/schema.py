@@ -49,6 +49,7 @@ class Point(TypedDict):
     meets_budget: bool | None  # null: there is no budget, or it was not judged
     on_frontier: bool
     note: str | None  # e.g. "neither smaller nor faster than a baseline"
+    same_as: str | None  # id of an earlier point that is the same file, whose figures these are
     verification: dict[str, Any] | None  # how the artefact was held against PyTorch
 
 
@@ -111,7 +112,7 @@ _POINT_NUMBERS = (
     *("size_bytes", "latency_ms", "latency_iqr_ms", "predicted_latency_ms", "peak_memory_bytes"),
     *("params", "macs", "runs"),
 )
-_POINT_TEXTS = ("recipe", "recipe_text", "artifact", "note")
+_POINT_TEXTS = ("recipe", "recipe_text", "artifact", "note", "same_as")
 
 
 def completed(data: dict[str, Any]) -> Report:

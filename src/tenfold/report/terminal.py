@@ -69,7 +69,9 @@ def _cells(point: Point, original: Point, report: Report) -> list[Text]:
     # A Text of its own: the column may shrink, the line does not wrap.
     name = Text(overflow="ellipsis", no_wrap=True)
     name.append(f"{'★ ' if point['id'] == report['best'] else ''}{point['id']}")
-    if point["kind"] == "candidate" and point["label"] != point["id"]:
+    if point["same_as"] is not None:
+        name.append(f" the same file as {point['same_as']}", style="dim")
+    elif point["kind"] == "candidate" and point["label"] != point["id"]:
         name.append(f" {point['label']}", style="dim")
     drop = ABSENT if lost.value is None else wording.figure(lost.value, metric)
     if lost.value is not None and lost.low is not None and lost.high is not None:
@@ -107,6 +109,9 @@ def _caption(report: Report, best: Point | None) -> str:
         role = "nearest" if report["feasible"] is False else "best"
         lines.append(f"★ {role}, {best['id']}: {best['label']}")
     rows = report["points"]
+    lines += [
+        f"{row['id']} is the same file as {row['same_as']}" for row in rows if row["same_as"] is not None
+    ]
     if any(row["score"] is None and row["validation_score"] is not None for row in rows):
         lines.append("* on validation; the test set is scored for the finalists only")
     lines.append(f"× against {report['original']}; {ABSENT} not measured, or no limit")

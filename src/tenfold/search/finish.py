@@ -34,6 +34,7 @@ from tenfold.search.point import Point
 from tenfold.search.roster import LATE, SHORTENED
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, unquantized
+from tenfold.search.twins import find_twins, share_figures
 from tenfold.training.result import device_name
 
 RESULT = "frontier.json"
@@ -66,12 +67,15 @@ def test_seconds(job: Job, point: Point) -> float:
 def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
     """Measure, score, choose and write everything; returns the frontier."""
     points = job.store.points()
-    time_together(job, points)
+    standing = find_twins(points, job.artifact)
+    time_together(job, standing)
+    share_figures(points)
     mark(points, job.budget)
     chosen = choose(points, job.budget, job.minimize)
     near, binding = nearest(points, job.budget)
     best = chosen or near
-    score_on_test(job, points, best)
+    score_on_test(job, standing, best)
+    share_figures(points)
     mark(points, job.budget)
     for point in points:
         job.store.update(point)

@@ -44,15 +44,24 @@ def mark(points: Sequence[Point], budget: Budget) -> None:
     """Set `on_frontier`, `meets_budget` and the note of useless candidates, from what was measured.
 
     The untouched network stays on the frontier whatever a lucky candidate scores; without a budget there is no verdict.
+    A point that is the same file as an earlier one is no point of its own.
     """
-    baselines = [point for point in points if point.kind == "baseline"]
+    standing = [point for point in points if point.same_as is None]
+    baselines = [point for point in standing if point.kind == "baseline"]
     for point in points:
-        point.on_frontier = point.latency_ms is not None and (
-            point.id == ORIGINAL or not any(dominates(other, point) for other in points if other is not point)
+        point.on_frontier = (
+            point.latency_ms is not None
+            and point.same_as is None
+            and (
+                point.id == ORIGINAL
+                or not any(dominates(other, point) for other in standing if other is not point)
+            )
         )
         point.meets_budget = None if budget.empty else budget.met_by(point)
         point.note = None
-        if point.kind == "candidate" and is_useless(point, baselines):
+        if point.same_as is not None:
+            point.note = f"the same file as {point.same_as}"
+        elif point.kind == "candidate" and is_useless(point, baselines):
             point.note = "neither smaller nor faster than a baseline"
 
 
@@ -79,7 +88,8 @@ def choose(points: Sequence[Point], budget: Budget, minimize: str) -> Point | No
 
     Without a `max_drop` the drop must stay under the default tolerance. None if no point meets the limits.
     """
-    fitting = [point for point in points if fits(by_validation(point), budget) and point.note is None]
+    standing = [point for point in points if point.note is None and point.same_as is None]
+    fitting = [point for point in standing if fits(by_validation(point), budget)]
     first, second = ("latency_ms", "size_bytes") if minimize == "latency" else ("size_bytes", "latency_ms")
     measured = [point for point in fitting if getattr(point, first) is not None]
     if not measured:
@@ -104,7 +114,8 @@ def nearest(points: Sequence[Point], budget: Budget) -> tuple[Point, str]:
     def worst(point: Point) -> tuple[float, str]:
         return max((share, name) for name, share in limits.excesses(by_validation(point)).items())
 
-    point = min(points, key=lambda point: (worst(point)[0], point.latency_ms or float("inf"), point.id))
+    standing = [point for point in points if point.same_as is None]
+    point = min(standing, key=lambda point: (worst(point)[0], point.latency_ms or float("inf"), point.id))
     return point, worst(point)[1]
 
 

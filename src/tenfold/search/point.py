@@ -48,6 +48,7 @@ class Point:
     meets_budget: bool | None = None
     on_frontier: bool = False
     note: str | None = None
+    same_as: str | None = None  # the point, made earlier, whose file is the same byte for byte
     artifact: str | None = None  # path relative to the run's folder
 
     @property
