@@ -3,6 +3,7 @@
 import copy
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,6 +292,27 @@ def test_the_deadline_stops_the_scan(resnet: Task) -> None:
     run = Run(deadline=time.monotonic() - 1)
     moved = block_sensitivity(resnet.model, resnet, residual_blocks(resnet.model, resnet.zeros(2)), run)
     assert set(moved.values()) == {float("inf")}
+
+
+def test_no_block_is_scanned_that_would_not_be_done(resnet: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, now = residual_blocks(resnet.model, resnet.zeros(2)), 0.0
+
+    class Ending(Run):
+        """A run of 35 seconds, of which the original, and the network without a block, take ten each."""
+
+        def seconds_left(self) -> float:
+            return 35.0 - now
+
+    def slow(model: nn.Module, inputs: Tensor) -> Tensor:
+        nonlocal now
+        now += 10.0
+        return model(inputs)
+
+    monkeypatch.setattr("tenfold.compress.prune.blocks.call", slow)
+    monkeypatch.setattr("tenfold.compress.prune.blocks.time", SimpleNamespace(monotonic=lambda: now))
+    moved = block_sensitivity(resnet.model, resnet, blocks, Ending())
+    assert [name for name, value in moved.items() if value < float("inf")] == list(blocks)[:2]
+    assert len(blocks) > 3
 
 
 def test_an_unknown_operator_is_reported_and_the_rest_is_pruned() -> None:

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from tenfold.cost import LatencyModel
 from tenfold.search.damage import EXAMPLES, FIRST_GUESS
 from tenfold.search.finalists import Tried
+from tenfold.search.finish import seconds_needed
 from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
 from tenfold.search.probes import seen
 from tenfold.search.proposals import Judge, Proposal, front, propose
 from tenfold.search.space import Plan
-from tenfold.search.structures import Structures
+from tenfold.search.structures import Structures, seconds_of_sample
 
 PROPOSALS_SHARE = 0.04  # of the time, for proposals from counts
 RUNS_SHARE = 0.03  # of the time, for running the structures on the front
 
 
 def candidates(job: Job, structures: Structures) -> list[Proposal]:
-    """The front of structures, least damage first; stored once found."""
+    """The front of structures, least damage first; stored once found, if any of it was run."""
     stored = job.store.step("front")
     if stored is not None:
         found = [Proposal.from_json(data) for data in stored]
@@ -28,20 +29,27 @@ def candidates(job: Job, structures: Structures) -> list[Proposal]:
         return found
     judge = judge_of(job, structures)
     with job.clock.phase("proposals") as progress:
-        seconds = min(PROPOSALS_SHARE * job.clock.limit, max(job.clock.left() / 4, 1.0))
+        seconds = min(PROPOSALS_SHARE * job.clock.limit, max(seconds_spare(job) / 4, 1.0))
         journal = job.store.root / "study.journal"
         found = propose(structures.space, judge, journal, seed=job.seed, seconds=seconds, progress=progress)
-        limit = job.clock.spent() + min(RUNS_SHARE * job.clock.limit, max(job.clock.left() / 4, 0.0))
-        while job.clock.spent() < limit:
+        limit = job.clock.spent() + min(RUNS_SHARE * job.clock.limit, seconds_spare(job) / 4)
+        taken = 2 * seconds_of_sample(job)  # the first one's, with the original's own answers
+        while job.clock.spent() + taken < limit:
             doubtful = [p for p in found if p.plan not in structures.moved and worth_a_run(job, p)]
             if not doubtful:
                 break
-            structures.run(doubtful[0].plan)
+            taken = structures.run(doubtful[0].plan)
             found = judged_again(judge, structures)
             progress(1.0, f"{len(structures.moved)} structures run")
         found = judged_again(judge, structures, certain=True)
-    job.store.finish_step("front", [proposal.to_json() for proposal in found])
+    if structures.moved:  # guesses alone are no base for a run that goes on with more time
+        job.store.finish_step("front", [proposal.to_json() for proposal in found])
     return found
+
+
+def seconds_spare(job: Job) -> float:
+    """What is left beside the end."""
+    return job.clock.left() - seconds_needed(job)
 
 
 def worth_a_run(job: Job, proposal: Proposal) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,39 +13,82 @@ from torch import Tensor, nn
 from tenfold.compress.batches import batch_for, training_bytes
 from tenfold.compress.distill import Distill
 from tenfold.compress.passes import TRIAL_STEPS_ON_GPU
+from tenfold.cost import call
 from tenfold.data import Task
 from tenfold.errors import NetworkError
+from tenfold.search.finish import seconds_needed
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.training import AdamW, Batch, View, fit, precision_and_pace, remembered
 
 TRAINING_OVER_FORWARD = 3.0  # seconds of a training step over those of a forward pass
 PACE_EXAMPLES = 16
+PACE_STEPS = 4  # that each arithmetic is tried with
+PACE_SHARE = 0.03  # of the time limit, for trying them on the processor …
+FORWARD_SHARE = 0.01  # … and for a forward pass there
 BATCHES = 4  # that a GPU takes its steps on: what is read once is no part of the pace
 
 
 def original_pass(job: Job, place: torch.device | None = None) -> float:
     """Seconds of training the original for a pass over the training data, from steps in the arithmetic that suits it.
 
-    `place` is where it would train, by default where the job heals. Measured once for a run and a kind of device.
+    `place` is where it would train, by default where the job heals. Measured once for a run and a kind of device; where
+    there is no time for that on the processor it is guessed from a forward pass, and measured by a run that goes on.
     """
     task, place = job.task, place or job.train_on
     name = "pace" if place.type == "cpu" else f"pace-{place.type}"
-    stored = job.store.step(name)
+    stored = job.store.step(name) or job.cache.get(name)
     if stored is None:
         try:
-            pace = pace_on_gpu(task, place) if place.type != "cpu" else pace_of(task)
+            pace = pace_on_gpu(task, place) if place.type != "cpu" else pace_of(job)
         except (RuntimeError, NetworkError):  # it has no backward pass; what heals will say so
             pace = TRAINING_OVER_FORWARD * (job.store.point(ORIGINAL).seconds_per_example or 1e-3)
-        stored = {"seconds_per_example": pace}
-        job.store.finish_step(name, stored)
+        if pace is None:
+            stored = job.cache[name] = {"seconds_per_example": TRAINING_OVER_FORWARD * forward_pace(job)}
+        else:
+            stored = {"seconds_per_example": pace}
+            job.store.finish_step(name, stored)
     return float(stored["seconds_per_example"]) * len(task.train)
 
 
-def pace_of(task: Task) -> float:
-    """Seconds for an example on the processor, from a few passes forward and backward: the rest of a step is little."""
-    model = copy.deepcopy(task.model)
-    return precision_and_pace(model, task.example(PACE_EXAMPLES), examples=PACE_EXAMPLES)[1]
+def pace_of(job: Job) -> float | None:
+    """Seconds for an example on the processor, from a few passes forward and backward: the rest of a step is little.
+
+    Fewer examples, and fewer kinds of arithmetic, where the network is so slow that they would take too long; None
+    where two examples would.
+    """
+    allowed = min(PACE_SHARE * job.clock.limit, job.clock.left() - seconds_needed(job))
+    each = PACE_STEPS * TRAINING_OVER_FORWARD * forward_pace(job)
+    examples = min(PACE_EXAMPLES, int(allowed / each))
+    if examples < 2:
+        return None
+    last = time.monotonic() + allowed - examples * each  # that another arithmetic may begin
+    inputs = job.task.example(examples)
+    return precision_and_pace(copy.deepcopy(job.task.model), inputs, examples=examples, deadline=last)[1]
+
+
+def forward_pace(job: Job) -> float:
+    """Seconds for an example forward through the original, in PyTorch on the processor; measured once for a run.
+
+    On one example, and then on up to sixteen together, as the time allows.
+    """
+    stored = job.store.step("forward")
+    if stored is None:
+        pace = forward_seconds(job.task, 1)
+        number = min(PACE_EXAMPLES, int(FORWARD_SHARE * job.clock.limit / max(pace, 1e-9)))
+        if number > 1:
+            pace = forward_seconds(job.task, number) / number
+        stored = {"seconds_per_example": pace}
+        job.store.finish_step("forward", stored)
+    return float(stored["seconds_per_example"])
+
+
+def forward_seconds(task: Task, examples: int) -> float:
+    """Seconds of a forward pass of so many."""
+    inputs, began = task.example(examples), time.monotonic()
+    with torch.no_grad():
+        call(task.model, inputs)
+    return time.monotonic() - began
 
 
 def pace_on_gpu(task: Task, place: torch.device) -> float:

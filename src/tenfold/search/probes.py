@@ -23,7 +23,7 @@ from tenfold.search.space import Plan, Space
 from tenfold.search.structures import Structures
 
 PROBE_SECONDS = 0.6  # of timing each
-SHARE_OF_TIME = 0.04  # of the limit, after which no other precision of the probe is begun
+SHARE_OF_TIME = 0.04  # of the limit, in which another precision must be done, by what the last one took
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,11 @@ def made(job: Job, structures: Structures, precisions: list[str]) -> list[dict[s
         return results
     with job.clock.phase("probes") as progress:
         limit = job.clock.spent() + SHARE_OF_TIME * job.clock.limit
+        taken = 0.0
         for number, precision in enumerate(precisions):
-            if job.clock.spent() > limit:
+            if job.clock.spent() + taken > limit:
                 break
+            began = job.clock.spent()
             progress(number / len(precisions), f"{precision} of half the network")
             try:
                 results.append(
@@ -96,6 +98,8 @@ def made(job: Job, structures: Structures, precisions: list[str]) -> list[dict[s
                 )
             except TenfoldError:
                 continue
+            finally:
+                taken = job.clock.spent() - began
     return results
 
 

@@ -143,13 +143,16 @@ def propose(
             penalty = 1 + VIOLATION_WEIGHT * found.excess
             return found.cost(judge.minimize) * penalty, found.damage * penalty
 
-        while len(study.get_trials(deepcopy=False)) < TRIALS and time.monotonic() - started < seconds:
+        taken = 0.0
+        while len(study.get_trials(deepcopy=False)) < TRIALS and time.monotonic() - started + taken < seconds:
+            began = time.monotonic()
             study.optimize(objective, n_trials=1)
+            taken = time.monotonic() - began
             done = max(len(made) / TRIALS, (time.monotonic() - started) / seconds)
             progress(min(done, 1.0), f"{len(made)} structures")
         # What other processes, or an earlier one, tried counts as well.
         for trial in study.get_trials(deepcopy=False):
-            if trial.values is not None and time.monotonic() - started < 2 * seconds:
+            if trial.values is not None and time.monotonic() - started + taken < 2 * seconds:
                 plan = suggested(space, optuna.trial.FixedTrial(trial.params))
                 if plan not in made:
                     made[plan] = judge(plan)

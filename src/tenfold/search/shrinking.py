@@ -24,7 +24,7 @@ from tenfold.search.roster import Asked, Recipes, check_recipes, enrolled, named
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
-from tenfold.search.structures import SCAN_SHARE, scan
+from tenfold.search.structures import SCAN_SHARE, scan, scanned
 from tenfold.search.variants import add_variants, add_what_may_do
 from tenfold.training import place_for, training_place
 
@@ -138,7 +138,7 @@ def in_time(job: Job) -> bool:
 
 def time_to_scan(job: Job) -> bool:
     """Whether anything could follow a scan of blocks and widths, which a run that goes on does not do again."""
-    if job.store.step("scan") is not None:
+    if scanned(job) is not None:
         return in_time(job)
     tracing = job.store.point(ORIGINAL).seconds or 0.0  # which takes about as long as its export did
     return job.clock.left() - seconds_needed(job) > 2 * SCAN_SHARE * job.clock.limit + tracing

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +24,12 @@ from tenfold.compress.prune import (
     importance,
     residual_blocks,
 )
-from tenfold.compress.prune.importance import Scores
+from tenfold.compress.prune.importance import BATCH, Scores
 from tenfold.compress.prune.pruning import TRACED_BATCH, rounded
 from tenfold.cost import Inputs, Profile, call, profile, vector_lanes
 from tenfold.errors import NetworkError
 from tenfold.search.job import Job, Progress
+from tenfold.search.pace import TRAINING_OVER_FORWARD, forward_pace
 from tenfold.search.space import NARROWEST, STEP, Plan, Space, by_loss, groups_of, stages_of
 
 SCAN_EXAMPLES = 128
@@ -81,22 +84,22 @@ class Structures:
             total += self.group_loss.get(group, 0.0) * ((1 - share) / (1 - SCAN_WIDTH)) ** 2
         return total
 
-    def run(self, plan: Plan) -> None:
-        """Find by running the plan's network, as it is before healing, how far its answers are from the original's."""
+    def run(self, plan: Plan) -> float:
+        """Find by running the plan's network, as it is before healing, how far its answers are from the original's.
+
+        Returns the seconds that took, without those of asking the original, which is done once.
+        """
+        batch, targets, wanted = sample(self.job)
+        began = time.monotonic()
         blocks = {name: self.blocks[name] for name in plan.blocks}
         outline = prune_step(plan).outline(self.job.task.model, self.graph, blocks, self._magnitudes)
-        batch, targets, wanted = self._sample
         with torch.no_grad():
             self.moved[plan] = divergence(wanted, call(outline.eval(), batch).float(), targets)
+        return time.monotonic() - began
 
     @cached_property
     def _magnitudes(self) -> Scores:
         return importance(self.graph, self.job.task.model, Criterion.MAGNITUDE, self.job.task, self.job.run())
-
-    @cached_property
-    def _sample(self) -> tuple[Inputs, Tensor, Tensor]:
-        """Inputs and targets of the examples that are scanned with, and the original's answers to them."""
-        return sample(self.job)
 
 
 def narrowing_share(family: Family) -> float | None:
@@ -123,24 +126,31 @@ def scan(job: Job) -> Structures | None:
         if not blocks and not graph.families:
             job.store.note_failure("pruning", "the network has no block and no channel that can go")
             return None
-        stored = job.store.step("scan")
+        stored = scanned(job)
         shares = {family.name: narrowing_share(family) for family in graph.families}
         narrows = {name: share for name, share in shares.items() if share is not None}
         groups = groups_of([family for family in graph.families if family.name in narrows])
         if stored is None:
             limit = job.clock.limit * SCAN_SHARE
-            block_loss = block_sensitivity(
-                job.task.model, job.task, blocks, job.run(progress, limit), examples=SCAN_EXAMPLES
-            )
+            block_loss = dict.fromkeys(blocks, math.inf)
+            if 2 * seconds_of_sample(job) <= limit:  # the original's answers, and those without a block
+                block_loss = block_sensitivity(
+                    job.task.model, job.task, blocks, job.run(progress, limit), examples=SCAN_EXAMPLES
+                )
             try:
                 group_loss = group_sensitivity(job, graph, groups, progress, limit)
             except NetworkError as error:  # what cannot be trained cannot be healed either
                 job.store.note_failure("pruning", str(error))
                 return None
-            # A part that there was no time for counts as one that matters; JSON has no infinity.
+            # A part that there was no time for counts as one that matters, a width somewhat; JSON has no infinity.
             stored = {
                 "blocks": {name: min(loss, 1e9) for name, loss in block_loss.items()},
-                "groups": group_loss,
+                "groups": {group: group_loss.get(group, math.log(2)) for group in groups},
+                "unseen": [
+                    *(name for name, loss in block_loss.items() if math.isinf(loss)),
+                    *(group for group in groups if group not in group_loss),
+                ],
+                "time_limit": job.clock.limit,
             }
             job.store.finish_step("scan", stored)
     losses = stored["blocks"]
@@ -149,33 +159,57 @@ def scan(job: Job) -> Structures | None:
     return Structures(job, graph, blocks, stored["blocks"], stored["groups"], space, skeleton)
 
 
+def scanned(job: Job) -> dict[str, Any] | None:
+    """What a scan found; None where there was none, or one that saw only a part and had less time than there is now."""
+    stored: dict[str, Any] | None = job.store.step("scan")
+    if stored is not None and stored.get("unseen") and job.clock.limit > stored["time_limit"]:
+        return None
+    return stored
+
+
 def group_sensitivity(
     job: Job, graph: ChannelGraph, groups: Mapping[str, tuple[str, ...]], progress: Progress, seconds: float
 ) -> dict[str, float]:
-    """For each group of families, how far the answers move when all of them keep half of their channels."""
+    """For each group of families, how far the answers move when all of them keep half of their channels.
+
+    Groups that `seconds` leave no time for are not in it.
+    """
     model, task = job.task.model, job.task
-    run = job.run(progress, seconds)
+    run, taken = job.run(progress, seconds), seconds_of_sample(job)
+    training = TRAINING_OVER_FORWARD * forward_pace(job) * min(BATCH, len(task.train), SCAN_EXAMPLES)
+    # A batch for the importance, the original's answers, and those of one group.
+    if training + 2 * taken > seconds:
+        return {}
     scores = importance(graph, model, Criterion.TAYLOR, task, run, examples=SCAN_EXAMPLES)
     batch, targets, wanted = sample(job)
     found: dict[str, float] = {}
     with torch.no_grad():
         for number, (group, families) in enumerate(groups.items()):
-            if run.seconds_left() < 0:
-                found[group] = math.log(2)  # not looked at: as if it mattered somewhat
-                continue
+            if run.seconds_left() < taken:
+                break
+            began = time.monotonic()
             half = Prune(ratio=0.0, widths=dict.fromkeys(families, SCAN_WIDTH), round_to=vector_lanes())
             kept = half.choose(graph, graph.families, scores)
             found[group] = divergence(wanted, call(graph.narrow(model, kept).eval(), batch).float(), targets)
+            taken = time.monotonic() - began
             progress((number + 1) / len(groups), f"half width: {group}")
     return found
 
 
 def sample(job: Job) -> tuple[Inputs, Tensor, Tensor]:
-    """Inputs and targets of `SCAN_EXAMPLES` training examples, and the original's answers to them."""
-    examples = job.task.train.take(SCAN_EXAMPLES, seed=job.seed)
-    batch, targets = examples.select(range(len(examples)))
-    with torch.no_grad():
-        return batch, targets, call(job.task.model, batch).float()
+    """Inputs and targets of `SCAN_EXAMPLES` training examples, and the original's answers to them; asked once."""
+    if "sample" not in job.cache:
+        examples = job.task.train.take(SCAN_EXAMPLES, seed=job.seed)
+        batch, targets = examples.select(range(len(examples)))
+        with torch.no_grad():
+            job.cache["sample"] = batch, targets, call(job.task.model, batch).float()
+    found: tuple[Inputs, Tensor, Tensor] = job.cache["sample"]
+    return found
+
+
+def seconds_of_sample(job: Job) -> float:
+    """What the original takes to answer the examples that are scanned with."""
+    return forward_pace(job) * min(SCAN_EXAMPLES, len(job.task.train))
 
 
 def divergence(wanted: Tensor, answer: Tensor, targets: Tensor) -> float:

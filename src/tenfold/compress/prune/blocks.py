@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -110,19 +111,22 @@ def block_sensitivity(
     """How far the answers move when each block alone is skipped, on `examples` training examples.
 
     Mean KL divergence from the original's answers for class targets, relative squared error for others. Blocks
-    that the deadline leaves no time for count as infinitely sensitive.
+    that the deadline leaves no time for, by what the last one took, count as infinitely sensitive.
     """
     split = task.train.take(examples, seed=run.seed)
     network = copy.deepcopy(model).eval()
     classes = not split.select([0])[1].is_floating_point()
     batches = [inputs for _, inputs, _ in split.batches(batch)]
+    began = time.monotonic()
     reference = [call(network, inputs).float() for inputs in batches]
+    taken = time.monotonic() - began
     modules = dict(network.named_modules())
     found: dict[str, float] = {}
     for index, (name, wrapped) in enumerate(blocks.items()):
-        if run.seconds_left() < 0:
+        if run.seconds_left() < taken:
             found[name] = math.inf
             continue
+        began = time.monotonic()
         parent, last = _parent(modules, name), name.rpartition(".")[2]
         setattr(parent, last, Bypass(wrapped))
         try:
@@ -133,6 +137,7 @@ def block_sensitivity(
         finally:
             setattr(parent, last, modules[name])
         found[name] = sum(moved) / len(split)
+        taken = time.monotonic() - began
         run.progress((index + 1) / len(blocks), f"skipped {name}")
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -132,11 +133,12 @@ def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, example
     families = present(graph, network)
     scores: Scores = {family.name: np.zeros(family.size) for family in families}
     split = task.train.take(examples, seed=run.seed)
-    done = 0
+    done, taken = 0, 0.0
     with watched_gates(network, families) as gates:
         for _, inputs, targets in split.batches(BATCH):
-            if done and run.seconds_left() < 0:
+            if done and run.seconds_left() < taken:
                 break
+            began = time.monotonic()
             network.zero_grad(set_to_none=True)
             gates.start(len(targets))
             # The sum over examples, so that each example's gradient is that of its own loss.
@@ -153,6 +155,7 @@ def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, example
                 else:  # used by something else than a layer: the batch's change, through all weights that go
                     scores[family.name] += per_slot(family, change) ** 2
             done += len(targets)
+            taken = time.monotonic() - began
             run.progress(done / len(split), "channel importance")
     return {name: score / max(done, 1) for name, score in scores.items()}
 

@@ -1,0 +1,186 @@
+"""A network so slow that one run of it takes much of the time: nothing is begun that would not be done, and it is said.
+
+No test here takes such time: what a forward pass takes is written into the run's folder, or the clock is one of the test.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import tenfold
+from tenfold.cost import Device
+from tenfold.data import fashion_mnist
+from tenfold.files import write_json
+from tenfold.models import CifarResNet
+from tenfold.search import Budget
+from tenfold.search.candidates import candidates
+from tenfold.search.clock import Clock
+from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8
+from tenfold.search.job import Job
+from tenfold.search.pace import forward_pace, original_pass
+from tenfold.search.point import Point
+from tenfold.search.proposals import Proposal, propose
+from tenfold.search.shrinking import time_to_scan
+from tenfold.search.space import Plan, Space
+from tenfold.search.store import Store, identity_of
+from tenfold.search.structures import Structures, scan, scanned
+
+SECONDS = {ORIGINAL: 20.0, PLAIN_INT8: 60.0, "onnx-int8-dynamic": 50.0, "eager": 30.0}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A run of four minutes whose baselines are written down, not made."""
+    torch.manual_seed(0)
+    splits = fashion_mnist()
+    network = CifarResNet(8, num_classes=10, in_channels=1).eval()
+    task = tenfold.Task(network, train=splits.train.take(100), validation=splits.validation.take(30))
+    store = Store.open(tmp_path / "run", identity_of(task))
+    for name, (label, precision) in BASELINES.items():
+        point = Point(
+            name, "baseline", label, precision, validation_drop=0.0, size_bytes=80_000, latency_ms=1.0,
+            seconds=SECONDS[name], seconds_per_example=0.0,
+        )  # fmt: skip
+        (store.root / "points" / name).mkdir()
+        write_json(store.root / "points" / name / "point.json", point.to_json())
+    store.finish_step("probes", [])
+    return Job(task, Budget(max_drop=0.05), Device(), "latency", store, Clock(240.0), seed=0)
+
+
+def forward_takes(job: Job, seconds: float) -> None:
+    job.store.finish_step("forward", {"seconds_per_example": seconds})
+
+
+def never(*_: Any, **__: Any) -> Any:
+    pytest.fail("begun, though there is no time for it")
+
+
+def test_a_scan_begins_nothing_that_would_not_be_done_and_is_made_anew_with_more_time(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward_takes(job, 1.0)  # 100 s for the examples, of 12
+    with monkeypatch.context() as patch:
+        for name in ("block_sensitivity", "importance", "sample"):
+            patch.setattr(f"tenfold.search.structures.{name}", never)
+        structures = scan(job)
+    assert structures is not None
+    stored = job.store.step("scan")
+    assert set(stored["unseen"]) == {*structures.blocks, *structures.space.groups}
+    assert set(stored["blocks"].values()) == {1e9}
+    assert set(stored["groups"].values()) == {math.log(2)}
+    assert scanned(job) == stored
+    longer = replace(job, clock=Clock(241.0))
+    assert scanned(longer) is None
+    assert time_to_scan(longer)
+    forward_takes(job, 1e-9)
+    assert scan(longer) is not None
+    seen = job.store.step("scan")
+    assert seen["unseen"] == []
+    assert max(seen["blocks"].values()) < 1e9
+    assert scanned(replace(job, clock=Clock(1e9))) == seen
+
+
+def test_structures_are_run_only_where_the_last_shows_that_there_is_time(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.search.proposals.TRIALS", 40)
+    forward_takes(job, 1e-9)
+    structures = scan(job)
+    assert structures is not None
+    ran: list[Plan] = []
+
+    def run(self: Structures, plan: Plan) -> float:
+        ran.append(plan)
+        self.moved[plan] = 0.01
+        return 100.0
+
+    forward_takes(job, 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Structures, "run", never)
+        found = candidates(job, structures)
+    assert len(found) > 1
+    assert job.store.step("front") is None  # of guesses alone: a run that goes on finds it again
+    forward_takes(job, 1e-9)
+    monkeypatch.setattr(Structures, "run", run)
+    found = candidates(job, structures)
+    assert len(ran) == 1
+    assert {proposal.plan for proposal in found} <= {Plan(), ran[0]}
+    assert [Proposal.from_json(data) for data in job.store.step("front")] == found
+
+
+def test_a_proposal_that_would_not_be_done_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, judged = 0.0, []
+
+    class Judge:
+        minimize = "latency"
+
+        def __call__(self, plan: Plan) -> Proposal:
+            nonlocal now
+            now += 10.0
+            judged.append(plan)
+            return Proposal(plan, "int8", 1, 1, 1.0, 1.0, 1.0, 1, 0.0, len(plan.blocks), 0.0)
+
+    monkeypatch.setattr("tenfold.search.proposals.time", SimpleNamespace(monotonic=lambda: now))
+    space = Space({"a": tuple(f"a.{number}" for number in range(40))}, {})
+    propose(space, Judge(), tmp_path / "study.journal", seed=0, seconds=35.0)  # type: ignore[arg-type]
+    assert [plan.untouched for plan in judged] == [
+        True,
+        False,
+        False,
+        False,
+    ]  # a fourth would be done at 40 s
+
+
+@pytest.mark.parametrize(("forward", "examples"), [(1e-6, 16), (0.09, 6), (0.19, 3)])  # of 7.2 s
+def test_the_pace_is_found_on_as_many_examples_as_there_is_time_for(
+    job: Job, monkeypatch: pytest.MonkeyPatch, forward: float, examples: int
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def pace(model: Any, inputs: Any, **options: Any) -> tuple[None, float]:
+        asked.update(options)
+        return None, 0.5
+
+    monkeypatch.setattr("tenfold.search.pace.precision_and_pace", pace)
+    monkeypatch.setattr("tenfold.search.pace.time", SimpleNamespace(monotonic=lambda: 100.0))
+    forward_takes(job, forward)
+    place = torch.device("cpu")
+    assert original_pass(job, place) == 50.0
+    assert asked["examples"] == examples
+    # Another arithmetic takes four steps, forward and back, of as many.
+    assert asked["deadline"] == pytest.approx(100 + 7.2 - 12 * forward * examples)
+    assert job.store.step("pace") == {"seconds_per_example": 0.5}
+
+
+def test_the_pace_is_guessed_where_two_examples_are_too_many_and_not_kept(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.search.pace.precision_and_pace", never)
+    forward_takes(job, 0.4)
+    assert original_pass(job, torch.device("cpu")) == pytest.approx(3 * 0.4 * 100)
+    assert job.store.step("pace") is None
+
+
+@pytest.mark.parametrize(("single", "asked"), [(3.0, [1]), (0.3, [1, 8]), (1e-4, [1, 16])])  # of 2.4 s
+def test_a_forward_pass_is_timed_on_as_many_examples_as_there_is_time_for(
+    job: Job, monkeypatch: pytest.MonkeyPatch, single: float, asked: list[int]
+) -> None:
+    numbers: list[int] = []
+
+    def seconds(task: tenfold.Task, examples: int) -> float:
+        numbers.append(examples)
+        return single * math.sqrt(examples)
+
+    monkeypatch.setattr("tenfold.search.pace.forward_seconds", seconds)
+    assert forward_pace(job) == pytest.approx(single / math.sqrt(asked[-1]))
+    assert forward_pace(job) == job.store.step("forward")["seconds_per_example"]
+    assert numbers == asked
