@@ -22,6 +22,7 @@ from tenfold.models import CifarResNet
 from tenfold.search import Budget
 from tenfold.search.candidates import candidates
 from tenfold.search.clock import Clock
+from tenfold.search.enough import more_time
 from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.pace import forward_pace, original_pass
@@ -31,6 +32,7 @@ from tenfold.search.shrinking import time_to_scan
 from tenfold.search.space import Plan, Space
 from tenfold.search.store import Store, identity_of
 from tenfold.search.structures import Structures, scan, scanned
+from tenfold.training import View
 
 SECONDS = {ORIGINAL: 20.0, PLAIN_INT8: 60.0, "onnx-int8-dynamic": 50.0, "eager": 30.0}
 
@@ -168,6 +170,39 @@ def test_the_pace_is_guessed_where_two_examples_are_too_many_and_not_kept(
     forward_takes(job, 0.4)
     assert original_pass(job, torch.device("cpu")) == pytest.approx(3 * 0.4 * 100)
     assert job.store.step("pace") is None
+
+
+def test_a_note_says_how_much_time_would_have_been_enough(job: Job) -> None:
+    late = replace(job, clock=Clock(240.0, before=235.0), train_on=torch.device("cpu"))
+    late.store.finish_step("pace", {"seconds_per_example": 0.2})  # 20 s for a pass
+    (note,) = more_time(late)
+    assert "the baselines took 2 min 40 s of 4 min;" in note
+
+    def enough(passes: float, measuring: float, share: float) -> float:
+        training = (20 * passes + 20 / 3 * min(passes, len(View))) / 0.9
+        # Spent; the end of this run (3% of 240 s); tracing; cutting, fp32 and INT8; the next end; and the shares that
+        # grow with the time: the scan's two, proposals, runs, and the measuring where it is not at its most.
+        return (235 + 7.2 + 20 + 3 + 20 + 60 + 4 + training + measuring) / (
+            1 - 2 * 0.05 - 0.04 - 0.03 - share
+        )
+
+    begun, healed = enough(0.5, 0, 0.03), enough(12, 0, 0.03)
+    assert begun < healed < 1000  # so measuring is not at its most
+    assert f"--time {math.ceil(begun / 60)}m would have been enough to begin" in note
+    assert f"--time {math.ceil(healed / 60)}m to train it for 12 passes" in note
+
+
+def test_no_note_where_more_time_would_not_help(job: Job) -> None:
+    late = replace(job, clock=Clock(240.0, before=235.0), train_on=torch.device("cpu"))
+    late.store.finish_step("pace", {"seconds_per_example": 0.2})
+    for name, value in [("failed-pruning", "cannot be traced"), ("finalist-c1", {"error": "no"})]:
+        assert len(more_time(late)) == 1
+        late.store.finish_step(name, value)
+        assert more_time(late) == []
+        (late.store.root / "steps" / f"{name}.json").unlink()
+    assert (
+        more_time(replace(late, clock=Clock(1000.0, before=100.0))) == []
+    )  # there was time, and nothing worth it
 
 
 @pytest.mark.parametrize(("single", "asked"), [(3.0, [1]), (0.3, [1, 8]), (1e-4, [1, 16])])  # of 2.4 s

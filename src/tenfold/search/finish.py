@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def test_seconds(job: Job, point: Point) -> float:
     return (point.seconds_per_example or 0.0) * len(job.task.test)
 
 
-def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
-    """Measure, score, choose and write everything; returns the frontier."""
+def finish(job: Job, provenance: dict[str, Any], more_notes: Sequence[str] = ()) -> Frontier:
+    """Measure, score, choose and write everything, with `more_notes` after its own; returns the frontier."""
     points = job.store.points()
     standing = find_twins(points, job.artifact)
     time_together(job, standing)
@@ -96,6 +97,7 @@ def finish(job: Job, provenance: dict[str, Any]) -> Frontier:
     )
     put_best(job, best)
     frontier.sections = sections(job, points, best, provenance)
+    frontier.sections["notes"] += more_notes
     write_report(frontier.to_json(), job.store.root / "report.html")
     write_json(job.store.root / RESULT, frontier.to_json())
     return frontier

@@ -15,6 +15,7 @@ from tenfold.errors import BudgetError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
+from tenfold.search.enough import more_time
 from tenfold.search.finalists import NAMES
 from tenfold.search.finish import RESULT, finish, seconds_needed
 from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8, Frontier
@@ -110,7 +111,7 @@ def shrink(
                 add_variants(job)
         wait_for_others(job)
         with store.waiting_for("finish"):
-            frontier = finish(job, provenance or {})
+            frontier = finish(job, provenance or {}, more_time(job))
             note_finished(store, time_limit, asked)  # under the claim: others add theirs
         return frontier
 
