@@ -180,7 +180,8 @@ def group_sensitivity(
     # A batch for the importance, the original's answers, and those of one group.
     if training + 2 * taken > seconds:
         return {}
-    scores = importance(graph, model, Criterion.TAYLOR, task, run, examples=SCAN_EXAMPLES)
+    first = job.run(progress, seconds - 2 * taken)
+    scores = importance(graph, model, Criterion.TAYLOR, task, first, examples=SCAN_EXAMPLES)
     batch, targets, wanted = sample(job)
     found: dict[str, float] = {}
     with torch.no_grad():
