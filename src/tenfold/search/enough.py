@@ -21,6 +21,7 @@ from tenfold.search.space import Plan
 from tenfold.search.structures import SCAN_SHARE, scanned
 
 UNMADE = 3.0  # times as long as the original a baseline takes that was not made: to be made INT8, exported and scored
+SIZE = 0.5  # of the original's multiply-adds and parameters, that the network has for which time is estimated
 STEPS = 60  # of the search for a time; each takes a quarter of what is missing away, or more
 
 
@@ -35,18 +36,18 @@ def more_time(job: Job) -> list[str]:
     baselines = sum(point.seconds or 0.0 for point in job.store.points() if point.kind == "baseline")
     return [
         f"no smaller network was healed: the baselines took {duration(baselines)} of {duration(job.clock.limit)}; about "
-        f"--time {in_minutes(begun)} would have been enough to begin with one, --time {in_minutes(healed)} to train it for "
-        f"{FEWEST_PASSES} passes over the data (with the same --out, what is done is kept)"
+        f"--time {in_minutes(begun)} would have been enough to begin with one of half the size, --time "
+        f"{in_minutes(healed)} to train it for {FEWEST_PASSES} passes over the data (with the same --out, what is done is kept)"
     ]
 
 
 def enough_for(job: Job, passes: float) -> float:
-    """Seconds, as a time limit, with which a network as large as the original could be healed for so many passes.
+    """Seconds, as a time limit, with which a network of half the size could be healed for so many passes.
 
-    By what the baselines took and what the original's training takes, measured or guessed; a smaller one takes less.
+    By what the baselines took and what the original's training takes, measured or guessed.
     """
     per_pass = original_pass(job)
-    training = passes * per_pass + min(passes, TEACHER_VIEWS) * per_pass / TRAINING_OVER_FORWARD
+    training = passes * SIZE * per_pass + min(passes, TEACHER_VIEWS) * per_pass / TRAINING_OVER_FORWARD
     needed = max(training / (1 - TRIALS_SHARE), SHORTEST_HEALING)
     limit = job.clock.limit
     for _ in range(STEPS):
@@ -60,11 +61,11 @@ def enough_for(job: Job, passes: float) -> float:
 def seconds_to_heal(job: Job, limit: float) -> float:
     """How long a first finalist could heal in a run that goes on with that limit."""
     counts = job.original_profile()
-    whole = Proposal(
-        Plan(), "int8", counts.macs, counts.params, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0
-    )  # whose latency, size and damage nothing here asks for
+    macs, params = round(SIZE * counts.macs), round(SIZE * counts.params)
+    # Nothing here asks for its latency, bytes, divergence, damage or excess.
+    half = Proposal(Plan(), "int8", macs, params, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
     later = replace(job, clock=Clock(limit, before=job.clock.spent() + seconds_ahead(job, limit)))
-    return Outlook(later, ()).seconds_for_one(whole)
+    return Outlook(later, ()).seconds_for_one(half)
 
 
 def seconds_ahead(job: Job, limit: float) -> float:
