@@ -16,14 +16,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from tenfold.compress.answers import distance
-from tenfold.compress.blame import HIGHEST_DB, Bench, blame
+from tenfold.compress.blame import HIGHEST_DB, Bench, Blame, Column, Harm, LayerBlame, blame
 from tenfold.compress.changes import CHANGES
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.quantize import Quantize
 from tenfold.compress.technique import Run
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
-from tenfold.report import blame_table, blame_tables, change_table, write_blame_map
+from tenfold.report import blame_table, blame_tables, change_table, worst_tables, write_blame_map
 
 
 class Two(nn.Module):
@@ -159,6 +159,32 @@ def test_a_narrow_terminal_gets_the_columns_in_pieces_and_every_figure_whole(tas
 def test_one_change_is_shown_in_full(task: Task) -> None:
     data = blame(task, ["int4"]).to_json()
     assert change_table(data["columns"][0]).row_count == 2
+
+
+def test_several_changes_are_told_in_what_the_metric_loses_the_worst_layer_first() -> None:
+    def column(change: str, **harms: tuple[float, float]) -> Column:
+        rows = {layer: LayerBlame(1.0, Harm(*harm)) for layer, harm in harms.items()}
+        return Column(change, CHANGES[change].text, Harm(1.0, 0.5), rows)
+
+    columns = [
+        column("int4", good=(0.1, 0.0), bad=(0.2, 0.25), worse=(0.3, 0.0)),
+        column("2:4", worse=(0.9, 0.25), good=(0.2, -0.125)),
+    ]
+    data = json.loads(json.dumps(Blame(0.75, 8, True, columns).to_json()))
+    assert data["worst"] == [  # the first two lose as much, and the answers of the first move more
+        {"layer": "worse", "lost": {"int4": 0.0, "2:4": 0.25}},
+        {"layer": "bad", "lost": {"int4": 0.25}},
+        {"layer": "good", "lost": {"int4": 0.0, "2:4": -0.125}},
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in worst_tables(data, 200):
+        console.print(table)
+    assert [line.split() for line in console.export_text().splitlines()[-3:]] == [
+        ["worse", "+0.0000", "+0.2500"],
+        ["bad", "+0.2500", "–"],
+        ["good", "+0.0000", "-0.1250"],
+    ]
+    assert [table.row_count for table in worst_tables(data, 25)] == [3, 3]
 
 
 def test_inputs_are_rounded_as_quantize_rounds_them(task: Task) -> None:

@@ -56,7 +56,7 @@ def blame(
     base: Base = None,
     debug: Debug = False,
 ) -> None:
-    """Tell which layer costs how much under which technique: alone, spared and cumulatively, as a heat map."""
+    """Tell which layer costs how much under which technique: alone, spared and cumulatively, as a heat map and the worst first."""
     from tenfold.search import quantities
 
     seconds = quantities.seconds(time)
@@ -67,7 +67,7 @@ def blame(
         from tenfold.compress.blame import blame as measured
         from tenfold.compress.changes import CHANGES
         from tenfold.files import write_json
-        from tenfold.report import blame_tables, change_table, write_blame_map
+        from tenfold.report import blame_tables, change_table, worst_tables, write_blame_map
         from tenfold.search.console import Console as Progress
     with starting("reading the network and the data"):
         task = read_task(network, data, metric, image_size, base)
@@ -80,6 +80,9 @@ def blame(
         out.print(table)
     if len(figures["columns"]) == 1:
         out.print(change_table(figures["columns"][0]))
+    else:
+        for table in worst_tables(figures, out.width):
+            out.print(table)
     if json_file is not None:
         write_json(json_file, figures)
     if html_file is not None:

@@ -84,9 +84,29 @@ class Blame:
     columns: list[Column]
     finished: bool = True
 
+    def worst_first(self) -> list[Json]:
+        """What each layer alone loses of the metric under each change, {"layer": …, "lost": {change: …}}.
+
+        The layer that loses most under any change comes first; where the metric, which moves in steps of an example,
+        is the same, the one that moves the answers more. A change by which the layer was not measured is left out.
+        """
+        harms: dict[str, dict[str, Harm]] = {}
+        for column in self.columns:
+            for name, row in column.layers.items():
+                if row.alone is not None:
+                    harms.setdefault(name, {})[column.change] = row.alone
+        most = {
+            name: (max(harm.drop for harm in found.values()), max(harm.distance for harm in found.values()))
+            for name, found in harms.items()
+        }
+        return [
+            {"layer": name, "lost": {change: harm.drop for change, harm in harms[name].items()}}
+            for name in sorted(harms, key=most.__getitem__, reverse=True)
+        ]
+
     def to_json(self) -> Json:
-        """All figures as plain JSON."""
-        return asdict(self)
+        """All figures as plain JSON, and under "worst" the layers `worst_first`."""
+        return {**asdict(self), "worst": self.worst_first()}
 
 
 def blame(

@@ -1,6 +1,12 @@
 """Reports and plots, drawn from plain data."""
 
-from tenfold.report.blame_map import blame_table, blame_tables, change_table, write_blame_map
+from tenfold.report.blame_map import (
+    blame_table,
+    blame_tables,
+    change_table,
+    worst_tables,
+    write_blame_map,
+)
 from tenfold.report.device_roofs import roofs_of, times_of
 from tenfold.report.frontier_report import write_report
 from tenfold.report.learning_curve import learning_curves
@@ -39,6 +45,7 @@ __all__ = [
     "techniques_table",
     "times_of",
     "view",
+    "worst_tables",
     "write_blame_map",
     "write_profile",
     "write_report",

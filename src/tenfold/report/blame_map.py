@@ -18,6 +18,7 @@ from tenfold.report.page import render
 
 ABSENT = "–"
 METRIC = "metric lost"
+WORST = 10  # layers that the short table names
 FIGURE, GAP = 7, 3  # characters of a figure in a terminal, and between two columns
 STRONGEST = 75  # per cent of the colour in the hottest cell, so that its figure can still be read
 DECADES = 4.0  # that the colours span, down from the hottest
@@ -26,6 +27,35 @@ STEPS = ("", "yellow", "dark_orange", "bold red")  # of heat in a terminal
 
 def blame_tables(data: dict[str, Any], width: int) -> list[Table]:
     """`blame_table` in as many pieces, to stand below each other, as leave every name and figure whole in `width`."""
+    groups, hottest = _groups(data, width), _hottest(data)
+    return [blame_table({**data, "columns": group}, hottest, caption=group is groups[-1]) for group in groups]
+
+
+def worst_tables(data: dict[str, Any], width: int) -> list[Table]:
+    """Which layers lose most of the metric, the worst first, by changes; in pieces as `blame_tables`."""
+    return [_worst_table(data, group) for group in _groups(data, width)]
+
+
+def _worst_table(data: dict[str, Any], columns: list[dict[str, Any]]) -> Table:
+    rows = data["worst"]
+    count = f"the {WORST} worst of {len(rows)} layers" if len(rows) > WORST else "the worst first"
+    title = f"{METRIC} by each layer alone, {count}"
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left",
+        box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False,
+    )  # fmt: skip
+    table.add_column("layer")
+    for column in columns:
+        table.add_column(column["change"], justify="right")
+    for row in rows[:WORST]:
+        lost = (row["lost"].get(column["change"]) for column in columns)
+        cells = (ABSENT if drop is None else f"{drop:+.4f}" for drop in lost)
+        table.add_row(Text(row["layer"]), *map(Text, cells))
+    return table
+
+
+def _groups(data: dict[str, Any], width: int) -> list[list[dict[str, Any]]]:
+    """The columns in runs, each of which leaves every name and figure whole in a table of this width."""
     first = max(map(len, (*_layers(data), METRIC))) + GAP
     groups: list[list[dict[str, Any]]] = [[]]
     left = width - first
@@ -36,8 +66,7 @@ def blame_tables(data: dict[str, Any], width: int) -> list[Table]:
             left = width - first
         groups[-1].append(column)
         left -= needed
-    hottest = _hottest(data)
-    return [blame_table({**data, "columns": group}, hottest, caption=group is groups[-1]) for group in groups]
+    return groups
 
 
 def blame_table(data: dict[str, Any], hottest: float | None = None, *, caption: bool = True) -> Table:
