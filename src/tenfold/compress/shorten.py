@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tenfold.compress.share.tying import stacks_of
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, apart, misplaced
 from tenfold.cost import Device, Inputs, call
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -48,7 +48,7 @@ class Shorten:
         ]
         if not problems and not self._gone(model):
             problems.append(Problem("", "no stack of equal layers can be shortened so far"))
-        return problems
+        return problems or misplaced(model, task)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Leave layers out and see that the network still runs."""
@@ -56,11 +56,13 @@ class Shorten:
         if not gone:
             raise NetworkError("no stack of equal layers can be shortened so far")
         short, renamed = without(model, gone)
+        inputs = task.example(2)  # a mask of zeros would leave nothing to see
         try:
             with torch.no_grad():
-                answer = call(short, task.example(2))  # a mask of zeros would leave nothing to see
+                answer = call(short, inputs)
         except Exception as error:  # whatever the user's forward raises
-            raise NetworkError(f"the network does not run without {gone[0]}: {described(error)}") from error
+            text = apart(short, inputs) or f"the network does not run without {gone[0]}: {described(error)}"
+            raise NetworkError(text) from error
         if not bool(answer.isfinite().all()):
             raise NetworkError(f"without {gone[0]} the network's answers are not finite")
         return Applied(short, {"gone": gone}, renamed)

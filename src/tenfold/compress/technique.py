@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from tenfold.cost import Device, Inputs, map_inputs
+from tenfold.cost import Device, Inputs, as_args, map_inputs
 from tenfold.data import Task
 from tenfold.data.checks import evaluated
 from tenfold.errors import NetworkError, OutOfTime, RecipeError
@@ -108,6 +108,37 @@ def unrunnable(model: nn.Module, task: Task) -> list[Problem]:
         evaluated(model, map_inputs(lambda tensor: tensor.to(place), task.zeros(1)))
     except (NetworkError, TypeError) as error:
         return [Problem("", described(error) if isinstance(error, TypeError) else str(error))]
+    return []
+
+
+def apart(model: nn.Module, inputs: Inputs) -> str:
+    """That the network and its inputs lie on different devices, and what to do, where that is so; else "".
+
+    Said in place of PyTorch's words by whatever runs or traces the network on data as they lie. Only where that fails:
+    a network may move its inputs by itself.
+    """
+    args, kwargs = as_args(inputs)
+    given = {tensor.device for tensor in (*args, *kwargs.values())}
+    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if not places or not given or not places.isdisjoint(given):
+        return ""
+    own, others = (", ".join(sorted(map(str, devices))) for devices in (places, given))
+    return (
+        f"the network lies on {own} and its inputs on {others}: give it as model.cpu() with data on the cpu; what trains "
+        "goes to Run.train_on and comes back"
+    )
+
+
+def misplaced(model: nn.Module, task: Task) -> list[Problem]:
+    """That the network does not run on the task's examples where they lie, for techniques that run it there."""
+    inputs = task.zeros(1)
+    text = apart(model, inputs)
+    if not text:
+        return []
+    try:
+        evaluated(model, inputs)
+    except (NetworkError, TypeError):
+        return [Problem("", text)]
     return []
 
 

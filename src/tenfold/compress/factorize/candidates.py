@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer
+from tenfold.compress.technique import apart
 from tenfold.cost import Inputs, batch_size, call
 from tenfold.errors import NetworkError
 
@@ -106,7 +107,8 @@ def _watched(
             with torch.set_grad_enabled(gradients):
                 call(trial, inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise NetworkError(f"the network does not run on its example inputs: {error}") from error
+        text = apart(model, inputs) or f"the network does not run on its example inputs: {error}"
+        raise NetworkError(text) from error
     examples = batch_size(inputs)
     return {name: (a // examples, b // examples) for name, (a, b) in seen.items()}, read
 

@@ -15,7 +15,7 @@ from tenfold.compress.factorize.forms import Form, Kernels, Linears, Spectra, fo
 from tenfold.compress.factorize.moments import Moments
 from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf, energy_for_cost, rank_for, vbmf_rank
 from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, price
-from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, OutOfTime, RecipeError
@@ -75,7 +75,7 @@ class Factorize:
             for pattern in self.layers
             if not any(matches(name, (pattern,)) for name in names)
         ]
-        stuck = unrunnable(model, task)
+        stuck = misplaced(model, task) or unrunnable(model, task)
         if stuck:
             return problems + stuck
         found, skipped = self._candidates(model, task)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from tenfold.compress.technique import apart
 from tenfold.cost import Inputs, as_args
 from tenfold.errors import NetworkError
 
@@ -81,7 +82,8 @@ class Program:
         except Exception as error:  # whatever the user's forward or the tracer raises
             reason = (str(error).strip().splitlines() or [""])[0]
             raise NetworkError(
-                f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {reason}"
+                apart(model, inputs)
+                or f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {reason}"
             ) from error
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)

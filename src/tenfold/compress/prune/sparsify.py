@@ -23,7 +23,7 @@ from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, k
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
 from tenfold.compress.prune.permutation import permuted
 from tenfold.compress.prune.pruning import TRACED_BATCH, Scope, channel_graph
-from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, OutOfTime
@@ -42,6 +42,9 @@ class Saliency(Enum):
     OBS = "obs"  # ½·w²/[H⁻¹]_qq of the layer's own output; the other weights make up for it
     MOVEMENT = "movement"  # learnt while training: from its magnitude on, what moves towards zero goes
     RANDOM = "random"  # the trivial baseline
+
+
+RUNS = (Saliency.FISHER, Saliency.HUTCHINSON, Saliency.OBS)  # the network on the examples, where both lie
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Sparsify:
                 Problem("", f"no linear layer or convolution in floating point can be made sparse{why}")
             )
         problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]
-        return problems + not_finite(chosen) or unrunnable(model, task)
+        return problems + not_finite(chosen) or self._misplaced(model, task) or unrunnable(model, task)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
         """Permute if that helps, then choose, set to zero and heal, stage by stage.
@@ -124,6 +127,8 @@ class Sparsify:
         """
         given, model = model, copy.deepcopy(model).eval()
         chosen, skipped = self._chosen(model)
+        for problem in self._misplaced(model, task):
+            raise NetworkError(str(problem))
         if not chosen:
             raise NetworkError("no linear layer or convolution in floating point can be made sparse")
         reordered: list[str] = []
@@ -186,6 +191,9 @@ class Sparsify:
     def foresee(self, model: nn.Module, task: Task) -> nn.Module:
         """The network as it is."""
         return model
+
+    def _misplaced(self, model: nn.Module, task: Task) -> list[Problem]:
+        return misplaced(model, task) if self.saliency in RUNS else []
 
     def _chosen(self, model: nn.Module) -> tuple[dict[str, Weighted], dict[str, str]]:
         """The layers to make sparse, and why others stay."""

@@ -25,7 +25,7 @@ from tenfold.compress.quantize.observe import Observer, check_values, observe, r
 from tenfold.compress.quantize.plan import Plan
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.tables import insert_tables
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
 from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError, RecipeError, TenfoldError
@@ -108,7 +108,7 @@ class Quantize:
         """Weights that are not finite, nothing to quantise, a quantised network, patterns that match no layer."""
         if is_quantized(model):
             return [Problem("", "the network is already quantised; quantise the float network instead")]
-        problems = [
+        problems = misplaced(model, task) or [
             Problem(name, "its values hold NaN or infinity; train or load the network again")
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())

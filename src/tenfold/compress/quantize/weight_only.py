@@ -43,7 +43,7 @@ from tenfold.compress.quantize.rounding import (
 from tenfold.compress.quantize.spans import Unit
 from tenfold.compress.quantize.walk import Target, Walk
 from tenfold.compress.quantize.weight_insert import Form, insert_bias, insert_packed
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
 from tenfold.cost import Device, Inputs, batch_size, map_inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, OutOfTime, RecipeError
@@ -91,7 +91,7 @@ class QuantizeWeights:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
         if is_quantized(model):
             return [Problem("", "the network is already quantised; quantise the float network instead")]
-        problems = [
+        problems = misplaced(model, task) or [
             Problem(name, "its values hold NaN or infinity; train or load the network again")
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
