@@ -12,8 +12,10 @@ Reading is safe (plain scalars, lists and mappings; no tags, no aliases), and an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import nn
 
 from tenfold.coding import CodingError, short
 from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict, undoing
-from tenfold.compress.technique import Foreseeing, Json, Run, Technique, unrunnable
+from tenfold.compress.technique import STAGE, Foreseeing, Json, Run, Technique, unrunnable
 from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.files import write_text
@@ -143,19 +145,37 @@ def apply_recipe(
     model, steps = task.model, []
     origins = {name: name for name in names_of(model)}
     known = origins.keys() == names_of(teacher)
-    for index, technique in enumerate(recipe.steps):
-        part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
-        deadline = run.deadline if due is None else due(index)
-        # A file for each step, so that what a later one keeps is not in place of what an earlier one did.
-        kept = None if run.checkpoint is None else checkpoint_of(run.checkpoint, index)
-        part = replace(part, deadline=deadline, checkpoint=kept, origins=origins if known else None)
-        applied = technique.apply(model, task, part)
-        model = applied.model
-        origins = origins_after(origins, model, applied.renamed)
-        steps.append(Step(technique, applied.resolved))
-        if index + 1 == checked:  # only now is it known what the rest will meet
-            checked = _check(recipe, task, run, model, checked)
+    with _stages_forgotten(run.checkpoint):
+        for index, technique in enumerate(recipe.steps):
+            part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
+            deadline = run.deadline if due is None else due(index)
+            # A file for each step, so that what a later one keeps is not in place of what an earlier one did.
+            kept = None if run.checkpoint is None else checkpoint_of(run.checkpoint, index)
+            part = replace(part, deadline=deadline, checkpoint=kept, origins=origins if known else None)
+            applied = technique.apply(model, task, part)
+            model = applied.model
+            origins = origins_after(origins, model, applied.renamed)
+            steps.append(Step(technique, applied.resolved))
+            if index + 1 == checked:  # only now is it known what the rest will meet
+                checked = _check(recipe, task, run, model, checked)
     return model, tuple(steps)
+
+
+@contextmanager
+def _stages_forgotten(path: Path | None) -> Iterator[None]:
+    """Remove what the stages of steps kept once the recipe is done or has failed, and not where the process is stopped."""
+    try:
+        yield
+    except Exception:
+        _forget_stages(path)
+        raise
+    _forget_stages(path)
+
+
+def _forget_stages(path: Path | None) -> None:
+    if path is not None:
+        for file in path.parent.glob(f"{escape(path.stem)}-*{STAGE}*{escape(path.suffix)}"):
+            file.unlink(missing_ok=True)
 
 
 def checkpoint_of(path: Path, index: int) -> Path:

@@ -19,6 +19,7 @@ from tenfold.naming import described
 from tenfold.training.precision import device_of
 
 Json = dict[str, Any]
+STAGE = "-stage"  # in the names of checkpoints, before the number of a stage
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Run:
     network, another one or several (`training.Ensemble`), never changed; `progress(fraction, text)` may be called at any
     rate; `folder` is for caches that may be kept
     between techniques of one job; `cache` holds values shared in memory (teacher outputs, for instance).
-    `checkpoint` is a file where long work keeps how far it is, to go on from when it is called again with the same.
+    `checkpoint` is a file where long work keeps how far it is, to go on from when it is called again with the same; work
+    of several stages has one for each beside it, `stage(1)` and so on.
     `train_on` is the device that healing takes place on, by default the one that the network lies on, to which it comes
     back; rounding that is learnt stays there throughout.
     `latency(model)` measures the milliseconds of one call through the runtime that will serve the network; None
@@ -82,6 +84,12 @@ class Run:
         return replace(
             self, progress=lambda fraction, text: self.progress(start + (end - start) * fraction, text)
         )
+
+    def stage(self, number: int) -> Run:
+        """The same run for one of several trainings of a technique, which keeps how far it is in a file of its own."""
+        if self.checkpoint is None:
+            return self
+        return replace(self, checkpoint=self.checkpoint.with_stem(f"{self.checkpoint.stem}{STAGE}{number}"))
 
     def place(self, model: nn.Module) -> torch.device:
         """Where `model` is to be trained."""

@@ -161,10 +161,15 @@ class Sparsify:
                     skipped[name] = "no example reaches it, so OBS knows no inputs of it"
                 if self.epochs:
                     heal = Distill(epochs=self.epochs / self.stages)
-                    applied = heal.taught(model, task, run.part(cut, end), given)
+                    # With one for all, the first stage, gone through again, would replace what a later one kept.
+                    part = run.part(cut, end) if self.stages == 1 else run.part(cut, end).stage(stage)
+                    applied = heal.taught(model, task, part, given)
                     passes = applied.resolved["epochs"]
                     if applied.resolved["diverged"] is None and passes < self.epochs / self.stages - 1e-6:
-                        # A recipe states the passes, and would heal for all of them elsewhere.
+                        # A recipe states the passes, and would heal for all of them elsewhere. What was kept would
+                        # bring so few of them back.
+                        if part.checkpoint is not None:
+                            part.checkpoint.unlink(missing_ok=True)
                         raise OutOfTime(
                             f"the time was over after {passes:.4g} of {self.epochs / self.stages:g} passes of healing "
                             f"(stage {stage} of {self.stages})"
