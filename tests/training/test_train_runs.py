@@ -117,8 +117,12 @@ def test_a_teacher_is_learnt_from_and_left_as_it_was(tmp_path: Path) -> None:
         train(network(), splits(), recipe, teacher=network(8), folder=tmp_path, resume=True)
     with pytest.raises(NetworkError, match="give a teacher of the same classes"):
         train(network(), splits(), recipe, teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
-    with pytest.raises(NetworkError, match="the teacher does not take the data"):
+    with pytest.raises(NetworkError, match=r"the teacher cannot teach on these data: .*raised"):
         train(network(), splits(), recipe, teacher=nn.Linear(3, 3))
+    with torch.no_grad():
+        teacher[-1].bias[0] = float("nan")
+    with pytest.raises(NetworkError, match=r"the teacher cannot teach .* holds NaN"):
+        train(network(), splits(), recipe, teacher=teacher)
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tenfold.cost import call, main_output, map_inputs
+from tenfold.cost import Inputs, map_inputs
 from tenfold.data import Split
 from tenfold.data.checks import check_weights, evaluated
 from tenfold.errors import NetworkError
@@ -20,25 +20,11 @@ from tenfold.training.precision import device_of
 def frozen_teacher(teacher: nn.Module, student: nn.Module, data: Split, device: torch.device) -> nn.Module:
     """A copy of the teacher on the device that answers and never learns; it must answer as the student does.
 
-    Raises `NetworkError` where it does not take an example of the data, or answers in another shape.
+    Raises as `joint_teacher` does.
     """
     teacher = copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
-    inputs = map_inputs(lambda tensor: tensor.to(device), data.select([0])[0])
-    was_training = student.training
-    student.eval()
-    with torch.no_grad():
-        wanted = main_output(call(student, inputs)).shape
-        try:
-            given = main_output(call(teacher, inputs)).shape
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise NetworkError(f"the teacher does not take the data: {error}") from error
-        finally:
-            student.train(was_training)
-    if given != wanted:
-        raise NetworkError(
-            f"the teacher answers {tuple(given[1:])} for an example and the network {tuple(wanted[1:])}: "
-            "give a teacher of the same classes"
-        )
+    inputs = data.select([0])[0]
+    _require_fit(teacher, _answer(student, inputs), inputs)
     return teacher
 
 
@@ -51,25 +37,30 @@ def joint_teacher(teachers: Mapping[str, nn.Module], student: nn.Module, data: S
     if not teachers:
         raise NetworkError("name at least one teacher")
     inputs = data.select([0])[0]
-
-    def answer(network: nn.Module) -> torch.Tensor:
-        place = device_of(network)
-        return evaluated(network, map_inputs(lambda tensor: tensor.to(place), inputs))
-
-    wanted = tuple(answer(student).shape[1:])
+    wanted = _answer(student, inputs)
     for name, network in teachers.items():
-        try:
-            check_weights(network)
-            answers = answer(network)
-        except (NetworkError, TypeError, RuntimeError, ValueError) as error:
-            text = str(error) if isinstance(error, NetworkError) else described(error)
-            raise NetworkError(f"the teacher {name} cannot teach on these data: {text}") from error
-        given = tuple(answers.shape[1:])
-        if given != wanted:
-            raise NetworkError(
-                f"the teacher {name} answers {given} for an example and the network {wanted}: give teachers of the same "
-                "classes"
-            )
-        if not bool(answers.isfinite().all()):
-            raise NetworkError(f"the teacher {name} answers the first example with NaN or infinity")
+        _require_fit(network, wanted, inputs, name)
     return Ensemble(teachers.values()) if len(teachers) > 1 else next(iter(teachers.values()))
+
+
+def _require_fit(teacher: nn.Module, wanted: torch.Tensor, inputs: Inputs, name: str = "") -> None:
+    """Raise a `NetworkError` unless the teacher answers these inputs in the shape `wanted`, in finite numbers."""
+    who = f"the teacher {name}".rstrip()
+    try:
+        check_weights(teacher)
+        answers = _answer(teacher, inputs)
+    except (NetworkError, TypeError, RuntimeError, ValueError) as error:
+        text = str(error) if isinstance(error, NetworkError) else described(error)
+        raise NetworkError(f"{who} cannot teach on these data: {text}") from error
+    given, own = tuple(answers.shape[1:]), tuple(wanted.shape[1:])
+    if given != own:
+        raise NetworkError(
+            f"{who} answers {given} for an example and the network {own}: give a teacher of the same classes"
+        )
+    if not bool(answers.isfinite().all()):
+        raise NetworkError(f"{who} answers the first example with NaN or infinity")
+
+
+def _answer(network: nn.Module, inputs: Inputs) -> torch.Tensor:
+    place = device_of(network)
+    return evaluated(network, map_inputs(lambda tensor: tensor.to(place), inputs))
