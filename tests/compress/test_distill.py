@@ -8,77 +8,29 @@ from dataclasses import replace
 
 import pytest
 import torch
+from distill_networks import Net, damaged_copy, data, taught_task
 from safetensors import SafetensorError
 from torch import nn
 
-from tenfold.compress import passes as passes_module
 from tenfold.compress.batches import batch_for, held_out
 from tenfold.compress.distill import Distill, Matching
 from tenfold.compress.healing import heal
 from tenfold.compress.recipe import Recipe, parse_recipe
-from tenfold.compress.technique import Applied, Run, Technique
+from tenfold.compress.technique import Run, Technique
 from tenfold.cost import Device
 from tenfold.data import Split, Task
 from tenfold.errors import NetworkError, OutOfTime
 from tenfold.training import Distillation, View
 
 
-class Net(nn.Module):
-    """(N, 1, 8, 8) -> (N, 3)."""
-
-    def __init__(self, width: int = 8, hidden: int = 12) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
-        self.stage = nn.Sequential(
-            nn.Conv2d(width, hidden, 3, 2, padding=1, bias=False),
-            nn.BatchNorm2d(hidden),
-            nn.ReLU(inplace=True),
-        )
-        self.fc = nn.Linear(hidden, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.stage(self.stem(x)).mean(dim=(2, 3)))
-
-
-def data(number: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
-    """Classes by the frequency of vertical stripes, the same when mirrored up to phase."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(number) % 3
-    wave = torch.cos(torch.arange(8)[None] * (labels[:, None] + 0.5))
-    noise = 0.3 * torch.randn(number, 1, 8, 8, generator=generator)
-    return wave[:, None, None, :].expand(-1, 1, 8, -1) + noise, labels
-
-
 @pytest.fixture(scope="module")
 def task() -> Task:
-    """A teacher that really knows its data."""
-    from tenfold.training import AdamW, Precision, Supervised, fit
-
-    torch.manual_seed(0)
-    model = Net()
-    fit(
-        model,
-        Split(data()),
-        Supervised(),
-        epochs=8,
-        batch_size=20,
-        precision=Precision(),
-        optimizer=AdamW(0.01),
-    )
-    return Task(model, data(), data(60))
+    return taught_task()
 
 
 @pytest.fixture
 def damaged(task: Task) -> nn.Module:
-    student = copy.deepcopy(task.model)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for p in student.parameters():
-            if p.ndim > 1:
-                p.add_(1.5 * p.std() * torch.randn_like(p))
-    return student
+    return damaged_copy(task.model)
 
 
 def agreement(student: nn.Module, task: Task) -> float:
@@ -162,76 +114,6 @@ def test_what_a_timed_run_decided_makes_the_same_network_again(task: Task, damag
             assert torch.equal(a, b)
     assert told.resolved["steps"] == 11
     assert told.resolved["cut_short"]
-
-
-def test_images_are_mixed_where_there_are_steps_enough(
-    task: Task, damaged: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 1e9)  # whatever the teacher says of them
-    monkeypatch.setattr(passes_module, "MIXED_STEPS", 60)
-    monkeypatch.setattr(passes_module, "SMALL_BATCH", 8)
-    few, many = (Distill(epochs=epochs).apply(damaged, task, Run()) for epochs in (3, 12))
-    assert (few.resolved["mixing"], many.resolved["mixing"]) == (False, True)
-    assert many.resolved["kept"] == "trained"
-    stated = Distill(epochs=12, mixing=True, **stated_of(many)).apply(damaged, task, Run())
-    plain = Distill(epochs=12, mixing=False, **stated_of(many)).apply(damaged, task, Run())
-    weights = many.model.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in stated.model.state_dict().items())
-    assert not torch.equal(weights["fc.weight"], plain.model.state_dict()["fc.weight"])
-    # A recipe from before images were mixed states all that timing decides but that.
-    older = Distill(epochs=12, **stated_of(many)).apply(damaged, task, Run())
-    assert not older.resolved["mixing"]
-    assert torch.equal(older.model.state_dict()["fc.weight"], plain.model.state_dict()["fc.weight"])
-    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 0.0)
-    assert not Distill(epochs=12).apply(damaged, task, Run()).resolved["mixing"]
-    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 1e9)
-    labels = Distill(epochs=12, alpha=1.0).apply(damaged, task, Run())
-    assert not labels.resolved["mixing"]  # what is mixed has no label
-    timed = Distill(seconds=600.0, epochs=12).apply(damaged, task, Run())
-    assert (timed.resolved["mixing"], timed.resolved["steps"]) == (True, many.resolved["steps"])
-
-
-def stated_of(applied: Applied) -> dict:
-    """What timing decided."""
-    views = tuple(View(view) for view in applied.resolved["views"])
-    return {"views": views, **{k: applied.resolved[k] for k in ("precision", "teacher_precision")}}
-
-
-def test_a_mixed_healing_that_was_stopped_goes_on_mixed(
-    task: Task, damaged: nn.Module, tmp_path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tenfold.training.keeping.EVERY_SECONDS", -1.0)
-    monkeypatch.setattr("tenfold.training.keeping.SHARE_OF_TIME", 1e9)
-    monkeypatch.setattr("tenfold.training.faithfulness.TOLD", 1e9)
-    monkeypatch.setattr(passes_module, "MIXED_STEPS", 40)
-    monkeypatch.setattr(passes_module, "SMALL_BATCH", 8)
-    whole = Distill(epochs=6).apply(damaged, task, Run())
-    stated = stated_of(whole)
-    assert whole.resolved["mixing"]
-    path, calls = tmp_path / "healing.safetensors", 0
-
-    def stopping(share: float, text: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 20:
-            raise KeyboardInterrupt
-
-    settings = {k: v for k, v in stated.items() if k != "views"}  # so that nothing says how it was shown
-    with pytest.raises(KeyboardInterrupt):
-        Distill(epochs=6, **settings).apply(damaged, task, Run(checkpoint=path, progress=stopping))
-    monkeypatch.setattr(passes_module, "MIXED_STEPS", 10**9)  # a process that would not mix by itself
-    resumed = Distill(epochs=6, **settings).apply(damaged, task, Run(checkpoint=path))
-    assert resumed.resolved["mixing"]
-    assert resumed.resolved["epochs_before"] > 0
-    weights = whole.model.state_dict()
-    assert all(torch.equal(weights[name], value) for name, value in resumed.model.state_dict().items())
-
-
-def test_only_images_can_be_mixed(task: Task) -> None:
-    flat = Task(nn.Linear(4, 3), (torch.randn(30, 4), torch.arange(30) % 3))
-    problems = Distill(mixing=True).preflight(flat.model, flat, Device())
-    assert "mixing is for float images" in str(problems[0])
-    assert not Distill(mixing=True).preflight(task.model, task, Device())
 
 
 def test_the_teacher_is_asked_once_for_a_job(task: Task, damaged: nn.Module, tmp_path) -> None:
