@@ -1,14 +1,25 @@
-"""What is read of the machine: processor features, versions, and the peak memory of a fresh process."""
+"""What is read of the machine: processor features, versions, free memory, and the peak of a fresh process."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tenfold.cost import cpu, cpu_features, environment, has_int8_dot_product, memory, peak_rss
+from tenfold.cost import (
+    cpu,
+    cpu_features,
+    environment,
+    free_memory,
+    has_int8_dot_product,
+    headroom,
+    memory,
+    peak_rss,
+)
 from tenfold.errors import TenfoldError
 
 X86 = "processor: 0\nmodel name\t: Some CPU @ 2.00GHz\nflags\t\t: fpu sse avx avx2 fma {}\n"
@@ -123,3 +134,18 @@ def test_without_proc_the_peak_comes_from_getrusage(monkeypatch):
     here = memory.own_peak_rss()
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.own_peak_rss() * 1024 == here
+
+
+def test_free_memory_is_the_machines_or_what_its_container_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr(headroom, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(headroom, "GROUP", tmp_path)
+    monkeypatch.delattr(os, "sysconf")
+    assert free_memory() == math.inf  # a system that does not say
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemFree: 1 kB\nMemAvailable:   40 kB\n")
+    assert free_memory() == 40 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5000\n")
+    assert free_memory() == 40 * 1024
+    for limit, free in (("12000", 7000), ("4000", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert free_memory() == free

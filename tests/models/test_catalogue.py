@@ -11,7 +11,7 @@ import torch
 
 import tenfold
 from tenfold.errors import NetworkError
-from tenfold.models import create, names
+from tenfold.models import create, largest, names
 from tenfold.models.catalogue import CATALOGUE
 from tenfold.models.option_types import check_types
 
@@ -90,3 +90,42 @@ def test_every_option_has_a_type_that_its_own_default_fits() -> None:
     for name in names():
         parameters = inspect.signature(CATALOGUE[name].build).parameters
         check_types(name, parameters, {option: each.default for option, each in parameters.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "words"),
+    [
+        ("mobilenet_v2", {"width": 1e9}, r"mobilenet_v2 with width=1000000000\.0 is larger than any memory"),
+        ("mobilenet_v2", {"width": 1e300}, "is larger than any memory"),
+        (
+            "mobilenet_v2",
+            {"width": 1e5, "dropout": 0.1},
+            r"with width=100000\.0 has 2\.1..e\+16 parameters, .* GB",
+        ),
+        ("resnet18", {"widths": [10**9] * 4}, "is larger than any memory"),
+        ("resnet20", {"num_classes": 10**400}, "num_classes=10000.* is larger than any memory"),
+        ("vgg16", {"hidden": 10**9}, r"GB, and .* GB of memory are free: choose less"),
+    ],
+)
+def test_a_network_larger_than_memory_is_refused_by_its_options(
+    name: str, chosen: dict[str, object], words: str
+) -> None:
+    with pytest.raises(NetworkError, match=words):
+        create(name, **chosen)
+
+
+def test_the_bound_is_what_the_tensors_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"num_classes": 11, "in_channels": 1}
+    torch.manual_seed(0)
+    plain = CATALOGUE["resnet20"].build(**options)
+    needed = sum(tensor.nbytes for tensor in (*plain.parameters(), *plain.buffers()))
+    monkeypatch.setattr(largest, "free_memory", lambda: needed)
+    torch.manual_seed(0)
+    made = create("resnet20", **options)  # counting takes no random number
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), plain.parameters(), strict=True))
+    monkeypatch.setattr(largest, "free_memory", lambda: needed - 1)
+    with pytest.raises(NetworkError, match="choose less"):
+        create("resnet20", **options)
+    create("resnet20")  # as published, and not counted
+    with torch.device("meta"):
+        create("resnet20", **options)

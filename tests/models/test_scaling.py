@@ -146,3 +146,17 @@ def test_a_network_that_could_not_be_built_is_refused_with_its_size() -> None:
     # By 15.5 the rule's growth, from the published figure, is still below the limit; by 15.6 it is not.
     assert 385_814_752 * COMPOUND.growth**15.5 < 1e13 < 385_814_752 * COMPOUND.growth**15.6
     assert scale("efficientnet_b0", 15.5).resolution == round(224 * 1.15**15.5)
+
+
+def test_a_phi_below_zero_shrinks_until_nothing_is_left_and_a_truth_value_is_no_phi() -> None:
+    start, small = scale("mobilenet_v1", 0, **SMALL), scale("mobilenet_v1", -1, **SMALL)
+    assert (small.depth, small.width) == (1.2**-1, 1.1**-1)
+    assert small.macs < start.macs
+    assert small.params < start.params
+    with pytest.raises(NetworkError, match=r"efficientnet_b0 at phi -20: .* rounds to nothing.* nearer to 0"):
+        scale("efficientnet_b0", -20)
+    for phi in (-1e308, -(10**400), True, "1"):
+        with pytest.raises(NetworkError, match="phi"):
+            scale("efficientnet_b0", phi)  # type: ignore[arg-type]
+    with pytest.raises(NetworkError, match="phi must be a finite number, not True"):
+        scale("efficientnet_b0", True)

@@ -9,6 +9,7 @@ from tenfold.cost.cpu import cpu_count, cpu_features, has_int8_dot_product, vect
 from tenfold.cost.device import Device
 from tenfold.cost.device_prediction import NetworkPrediction, annotate, predict_network, roofline_ms
 from tenfold.cost.fusion import FusedOperator, fused
+from tenfold.cost.headroom import free_memory
 from tenfold.cost.memory import own_peak_rss, peak_rss
 from tenfold.cost.predict import LatencyModel, Prediction
 from tenfold.cost.provenance import environment
@@ -57,6 +58,7 @@ __all__ = [
     "cpu_count",
     "cpu_features",
     "environment",
+    "free_memory",
     "fused",
     "has_int8_dot_product",
     "main_output",

@@ -25,6 +25,7 @@ from tenfold.models import (
 )
 from tenfold.models.entry import Description, Entry
 from tenfold.models.images import check_count
+from tenfold.models.largest import require_memory
 from tenfold.models.option_types import check_types
 from tenfold.naming import described, nearest
 
@@ -64,9 +65,10 @@ def create(name: str, **chosen: Any) -> nn.Module:
 
     `chosen` are keyword arguments of the architecture (`num_classes`, `in_channels` and others: `options(name)`
     lists them). Raises `NetworkError` for an unknown name or option (the nearest ones are offered), for a value of
-    another type, and for one that the architecture refuses.
+    another type, for one that the architecture refuses, and for a network larger than the memory that is free.
     """
     check_options(name, chosen)
+    require_memory(name, _entry(name).build, chosen)
     try:
         return _entry(name).build(**chosen)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -15,7 +15,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no truth value."""
     number = isinstance(value, Real) and not isinstance(value, bool)
     return number and abs(value) <= sys.float_info.max  # a whole number may be too large for `isfinite`
 
@@ -31,7 +32,7 @@ def _is_row(value: Any) -> bool:
 # How a signature writes a type: what an error calls it, and the check.
 TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a whole number", _is_whole),
-    "float": ("a finite number", _is_number),
+    "float": ("a finite number", is_number),
     "bool": ("true or false", _is_truth),
     "Sequence[int]": ("whole numbers in a list", _is_row),
 }

@@ -4,6 +4,8 @@ Tan and Le, 2019 (EfficientNet), arXiv:1905.11946, equation 3: depth α^φ, widt
 α·β²·γ² is about how much the multiply-adds grow with each unit of φ. The networks' own rounding applies: channels
 to eights, never a tenth below (`nn.round_channels`), blocks of a stage upwards, resolution to the nearest pixel.
 The published B1 to B7 come from a table beside this rule, not from it: `create("efficientnet_b3")` is exact.
+The paper asks α, β, γ ≥ 1 and takes φ upwards from 0. Below 0 the same rule shrinks (Han et al., 2020, "Model Rubik's
+Cube", arXiv:2010.14819, who find that small networks are better served by other factors).
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from tenfold.cost import profile
 from tenfold.errors import NetworkError
 from tenfold.models.catalogue import check_options, create, describe, options
 from tenfold.models.images import has_small_stem
+from tenfold.models.option_types import is_number
 
 MOST_GROWTH = 2.0**10  # `scale_to` looks no further; B7 costs 100 times what B0 does
 # What `scale` refuses, by the published figures times the factors: more than one machine trains, or even holds.
@@ -99,14 +101,22 @@ def scale(
     """The network `base` at φ: depth α^φ, width β^φ, resolution γ^φ times its own.
 
     `chosen` are options of `create`; `width`, `depth` and `resolution` among them are those of φ = 0. A small stem
-    stays small, whatever the resolution grows to. Raises `NetworkError` if the network lacks a dimension that the
-    rule scales, and for one of about 10¹³ multiply-adds an image, 10¹⁰ parameters or 16,384 pixels a side and more.
+    stays small, whatever the resolution grows to. A φ below 0 shrinks the network. Raises `NetworkError` if the network
+    lacks a dimension that the rule scales, for one of about 10¹³ multiply-adds an image, 10¹⁰ parameters or 16,384
+    pixels a side and more, and where a φ below 0 leaves nothing of a layer.
     """
-    if not (isinstance(phi, Real) and math.isfinite(phi)):
-        raise NetworkError(f"phi must be a finite number, not {phi!r}")
+    if not is_number(phi):
+        raise NetworkError(f"phi must be a finite number, not {phi!r:.40}")
     check_options(base, chosen)
     _check_size(base, phi, Rule(alpha, beta, gamma), chosen)
-    return _scaled(base, phi, alpha, beta, gamma, **chosen)
+    scaled = _scaled(base, phi, alpha, beta, gamma, **chosen)
+    if phi < 0:
+        try:
+            with torch.device("meta"):
+                scaled.create()
+        except NetworkError as error:
+            raise NetworkError(f"{base} at phi {phi:g}: {error}; take a phi nearer to 0") from error
+    return scaled
 
 
 def _check_size(base: str, phi: float, rule: Rule, chosen: dict[str, Any]) -> None:
