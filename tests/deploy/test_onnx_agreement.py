@@ -114,3 +114,22 @@ def test_nor_are_those_that_read_what_was_only_moved(tmp_path, name):
     assert fused["MaxPool"] == 0  # it moves integers
     expected = reference(module, images())
     assert float((OnnxRunner(path)(images()) - expected).norm() / expected.norm()) < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("clamp", "parts"),
+    [(nn.ReLU(), ["Max"]), (nn.ReLU6(), ["Max", "Min"]), (nn.Hardtanh(-0.5, 0.25), ["Max", "Min"])],
+    ids=["relu", "relu6", "hardtanh"],
+)
+def test_a_clamp_that_only_floats_read_leaves_the_linear_layer_before_it_integer(tmp_path, clamp, parts):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6), clamp, nn.Linear(6, 3)).eval()
+    x, path = torch.randn(16, 5), tmp_path / "clamped.onnx"
+    module = quantised(model, x, floats=("4",))
+    export_onnx(module, x[:2], path)
+    fused = fused_operators(path)
+    assert fused["QGemm"] == 2
+    assert fused["Gemm"] == 1
+    assert fused["FusedGemm"] == fused["Clip"] == 0
+    assert [fused[part] for part in parts] == [1] * len(parts)
+    torch.testing.assert_close(OnnxRunner(path)(x), reference(module, x), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,6 @@
-"""A ReLU or clamp before a QuantizeLinear with a zero point clips the codes instead of the floats.
+"""ReLUs and clamps after integer layers, written so that ONNX Runtime leaves these layers integer.
+
+Before a QuantizeLinear with a zero point the codes are clipped instead of the floats.
 
 Where the zero point is 0, uint8 clips as a ReLU does and none is left. Elsewhere ONNX Runtime would run the layer before
 it in float, since it fuses only what QuantizeLinear reads directly. Rounding is monotone, so that it commutes with
@@ -41,6 +43,41 @@ def clip_codes(graph: GraphProto, readers: dict[str, int]) -> None:
     nodes = [node for node in nodes if not removed.intersection(node.output)]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def part_clamps(graph: GraphProto) -> None:
+    """Relu or Clip of a Gemm over integers, read as float, becomes Max and Min.
+
+    They mean the same, and ONNX Runtime (1.31, say) does not draw them into the Gemm. It does a Relu or Clip before it
+    looks for integers, and dequantises the input and the weight for a float Gemm with that activation.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type not in ("Relu", "Clip") or not _is_integer_gemm(makers.get(node.input[0]), makers):
+            nodes.append(node)
+            continue
+        low, high = [*node.input[1:], "", ""][:2]
+        if node.op_type == "Relu":
+            low = f"{node.output[0]}/zero"
+            graph.initializer.append(numpy_helper.from_array(np.array(0, dtype=np.float32), low))
+        ends = [(kind, bound) for kind, bound in (("Max", low), ("Min", high)) if bound]
+        value = node.input[0]
+        for place, (kind, bound) in enumerate(ends, start=1):
+            made = node.output[0] if place == len(ends) else f"{node.output[0]}/{kind}"
+            nodes.append(helper.make_node(kind, [value, bound], [made]))
+            value = made
+        if not ends:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_integer_gemm(node: NodeProto | None, makers: dict[str, NodeProto]) -> bool:
+    if node is None or node.op_type != "Gemm":
+        return False
+    read = [makers.get(name) for name in node.input[:2]]
+    return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in read)
 
 
 def _bounds(

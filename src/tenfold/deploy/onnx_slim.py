@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from tenfold.deploy.onnx_clips import clip_codes
+from tenfold.deploy.onnx_clips import clip_codes, part_clamps
 from tenfold.deploy.onnx_floats import keep_floats
 from tenfold.deploy.onnx_padding import pad_in_convolutions
 
@@ -31,6 +31,7 @@ def slim(model: ModelProto) -> None:
     fold_constants(model)
     pad_in_convolutions(graph, readers_of(graph))
     clip_codes(graph, readers_of(graph))
+    part_clamps(graph)
     keep_floats(graph)
     give_gemms_zero_points(graph)
     drop_zero_biases(graph)
