@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from tenfold.compress.factorize import Energy, Factorize, Share, Vbmf
 from tenfold.compress.layers import weighted_layers
 from tenfold.compress.prune import Free, Saliency, Scope, Sparsify, TwoOfFour, curvature
-from tenfold.compress.prune.curvature import in_groups, input_hessians, moment_bytes
+from tenfold.compress.prune.curvature import in_groups, input_hessians, moment_bytes, moment_room
 from tenfold.compress.technique import Run, Technique
 from tenfold.data import Task
 
@@ -83,7 +84,7 @@ def test_a_small_bound_changes_nothing_but_the_memory(
 ) -> None:
     found, peaks = [], []
     for bound in (1 << 29, 3 * EACH):
-        monkeypatch.setattr(curvature, "MOMENT_BYTES", bound)
+        monkeypatch.setattr(curvature, "free_memory", lambda bound=bound: bound / curvature.MOMENT_SHARE)
         told: list[float] = []
         with Held() as held:
             found.append(
@@ -103,7 +104,7 @@ def test_a_small_bound_changes_nothing_but_the_memory(
     assert 3 * EACH <= peaks[1] <= 5 * EACH
 
 
-def test_groups_hold_no_more_than_the_bound_and_every_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_hold_no_more_than_the_bound_and_every_layer_once() -> None:
     layers = {
         "a": nn.Linear(10, 3),  # 800 bytes
         "wide": nn.Linear(50, 2),  # 20,000, more than the bound
@@ -112,13 +113,24 @@ def test_groups_hold_no_more_than_the_bound_and_every_layer_once(monkeypatch: py
         "d": nn.Conv1d(2, 5, 5),  # 800
     }
     assert [moment_bytes(layer) for layer in layers.values()] == [800, 20_000, 1_024, 800, 800]
-    monkeypatch.setattr(curvature, "MOMENT_BYTES", 2_000)
-    groups = in_groups(layers)
+    groups = in_groups(layers, 2_000)
     assert [list(group) for group in groups] == [["a"], ["wide"], ["b", "c"], ["d"]]
     assert {name: layer for group in groups for name, layer in group.items()} == layers
-    monkeypatch.setattr(curvature, "MOMENT_BYTES", 1 << 29)
-    assert in_groups(layers) == [layers]
-    assert in_groups({}) == [{}]
+    assert in_groups(layers, 1 << 29) == [layers]
+    assert in_groups({}, 0) == [{}]
+
+
+def test_a_share_of_the_free_memory_is_held_and_never_more_than_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = nn.Linear(10, 3)
+    for free, room in ((1 << 30, 1 << 28), (1 << 50, 4 << 30), (math.inf, 4 << 30), (0, 0)):
+        monkeypatch.setattr(curvature, "free_memory", lambda free=free: free)
+        assert moment_room(layer) == room
+    assert in_groups({"a": layer, "b": layer}, 0) == [
+        {"a": layer},
+        {"b": layer},
+    ]  # one that needs more is alone
 
 
 def test_inputs_count_as_the_layers_saw_them(task: Task) -> None:

@@ -31,9 +31,9 @@ class Factorize:
     work on 8 or 16 channels at a time. `kernels` says what larger convolutions become, `linears` what linear layers do
     (a tensor train gains by small ranks: give `multiple` 1). With `activations`, so many training examples say which
     inputs matter: each layer's output error is minimised, not its weights' (then kernels become two layers, by one SVD,
-    as they do with `Kernels.SVD`); they are gone through again for every 512 MiB that the second moments of the inputs
-    take. `layers` are patterns of names ("layer3.*"); without any, all are looked at. A layer that would not become both
-    smaller and cheaper stays, and so do grouped and depthwise ones.
+    as they do with `Kernels.SVD`); they are gone through again for every 4 GiB, or quarter of the free memory if that is
+    less, that the second moments of the inputs take. `layers` are patterns of names ("layer3.*"); without any, all are
+    looked at. A layer that would not become both smaller and cheaper stays, and so do grouped and depthwise ones.
     """
 
     keep: Energy | Share | Vbmf = Energy(0.9)  # noqa: RUF009 - frozen, so it may be shared

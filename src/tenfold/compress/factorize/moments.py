@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from tenfold.compress.factorize.candidates import Candidate
-from tenfold.compress.prune.curvature import in_groups, input_hessians
+from tenfold.compress.prune.curvature import in_groups, input_hessians, moment_room
 from tenfold.compress.technique import Run
 from tenfold.data import Split
 from tenfold.errors import NetworkError
@@ -24,6 +24,7 @@ class Moments:
     def __init__(self, model: nn.Module, examples: Split | None) -> None:
         self._model, self._examples = model, examples
         self._held: dict[str, Tensor] = {}
+        self._room = moment_room(model)  # once, so that groups are the same whenever they are gone through
 
     def of(self, candidate: Candidate) -> Tensor | None:
         """(D, D) of the layer that `each` is at; None without examples."""
@@ -45,7 +46,8 @@ class Moments:
         if self._examples is None:
             return [found]
         by_name = {c.name: c for c in found}
-        return [[by_name[name] for name in group] for group in in_groups({c.name: c.layer for c in found})]
+        groups = in_groups({c.name: c.layer for c in found}, self._room)
+        return [[by_name[name] for name in group] for group in groups]
 
     def _gather(self, group: list[Candidate], examples: Split, run: Run) -> None:
         self._held.clear()  # before the next are gathered

@@ -12,13 +12,16 @@ from tenfold.compress.answers import task_loss
 from tenfold.compress.columns import patch_columns
 from tenfold.compress.layers import Weighted, holders, reading
 from tenfold.compress.technique import Run
-from tenfold.cost import call
+from tenfold.cost import call, free_memory
 from tenfold.data import Split
 from tenfold.errors import DataError, NetworkError
 from tenfold.naming import described
+from tenfold.training.precision import device_of
 
 BATCH = 32
-MOMENT_BYTES = 1 << 29  # of second moments of inputs that are held at a time, where one layer's are no more
+# Of the free memory, what second moments of inputs may take at a time, where one layer's are no more. The layers' own
+# work and whatever else the machine does need the rest.
+MOMENT_SHARE, MOST_MOMENT_BYTES = 0.25, 4 << 30
 
 
 def fisher_diagonal(model: nn.Module, split: Split, names: list[str], run: Run) -> dict[str, Tensor]:
@@ -81,8 +84,15 @@ def hutchinson_diagonal(
     return {name: value / seen for name, value in total.items()}
 
 
-def in_groups(layers: Mapping[str, Weighted]) -> list[dict[str, Weighted]]:
-    """The layers, in order, in as few groups as keep each group's matrices H within `MOMENT_BYTES`; one at least.
+def moment_room(model: nn.Module) -> float:
+    """Bytes that second moments of inputs may take at a time, where the network lies."""
+    place = device_of(model)
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_memory()
+    return min(MOMENT_SHARE * free, MOST_MOMENT_BYTES)
+
+
+def in_groups(layers: Mapping[str, Weighted], room: float) -> list[dict[str, Weighted]]:
+    """The layers, in order, in as few groups as keep each group's matrices H within `room` bytes; one at least.
 
     What all of a network's layers need grows with its depth times the square of its width. A group takes one pass over
     the examples; most networks are one group. A layer that needs more is a group by itself.
@@ -91,7 +101,7 @@ def in_groups(layers: Mapping[str, Weighted]) -> list[dict[str, Weighted]]:
     held = 0
     for name, layer in layers.items():
         size = moment_bytes(layer)
-        if groups[-1] and held + size > MOMENT_BYTES:
+        if groups[-1] and held + size > room:
             groups.append({})
             held = 0
         groups[-1][name] = layer

@@ -17,6 +17,7 @@ from tenfold.compress.prune.curvature import (
     hutchinson_diagonal,
     in_groups,
     input_hessians,
+    moment_room,
 )
 from tenfold.compress.prune.learned_scores import cubic, learn_which_go
 from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, keep_two_of_four, sparsity
@@ -73,8 +74,8 @@ class Sparsify:
     `pattern` says which weights may go together, `saliency` which cost least. With `epochs` the network is healed by
     distillation in so many passes altogether, the zeros held, in `stages` between which the share of zeros grows to
     its final value by the cubic of Zhu and Gupta (2017). `examples` of the training data tell the curvature; OBS goes
-    through them again for every 512 MiB that the second moments of the layers' inputs take. `layers` are patterns of
-    names; without any, all are looked at.
+    through them again for every 4 GiB, or quarter of the free memory if that is less, that the second moments of the
+    layers' inputs take. `layers` are patterns of names; without any, all are looked at.
     """
 
     pattern: Free | TwoOfFour = Free()
@@ -263,7 +264,7 @@ class Sparsify:
         """OBS, layer by layer, each on the inputs that it has in the network as it came; the layers that have none."""
         examples = task.train.take(self.examples, seed=run.seed)
         made: dict[str, Tensor] = {}  # put in place at the end, since every group sees the network as it came
-        groups = in_groups(chosen)
+        groups = in_groups(chosen, moment_room(model))
         for number, group in enumerate(groups):
             part = run.part(number / len(groups), (number + 1) / len(groups))
             hessians = input_hessians(model, examples, group, part.part(0.0, 0.5))
