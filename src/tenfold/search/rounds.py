@@ -40,6 +40,7 @@ def heal_finalists(job: Job, structures: Structures) -> None:
             stored = job.store.step(f"finalist-{name}")
             if stored is not None:
                 tried.append(outcome(job, name, stored))
+                overhead = stored.get("overhead", overhead)
                 continue
             if claim is None:  # another process heals it
                 continue
@@ -71,7 +72,7 @@ def heal_finalists(job: Job, structures: Structures) -> None:
                     "seconds_per_pass": healed.seconds_per_pass,
                     "device": job.train_on.type,
                 }
-                overhead = time.monotonic() - began - healed.seconds
+                record["overhead"] = overhead = time.monotonic() - began - healed.seconds
             except OutputError:  # a full disk is no fault of the structure, and its healing is kept
                 raise
             except TenfoldError as error:

@@ -25,7 +25,7 @@ from tenfold.search.roster import Asked, Recipes, check_recipes, enrolled, named
 from tenfold.search.rounds import heal_finalists
 from tenfold.search.scoring import examples_for, half_width
 from tenfold.search.store import WAIT_SECONDS, Store, identity_of, read_json
-from tenfold.search.structures import SCAN_SHARE, scan, scanned
+from tenfold.search.structures import SCAN_SHARE, Structures, scan, scanned
 from tenfold.search.variants import add_variants, add_what_may_do
 from tenfold.training import place_for, training_place
 
@@ -105,15 +105,26 @@ def shrink(
         if plain_known(job):
             structures = scan(job) if time_to_scan(job) else None
             job.keep_time()
-            if structures is not None and in_time(job):
-                heal_finalists(job, structures)
-            if in_time(job):
-                add_variants(job)
+            add_candidates(job, structures)
         wait_for_others(job)
         with store.waiting_for("finish"):
             frontier = finish(job, provenance or {}, more_time(job))
             note_finished(store, time_limit, asked)  # under the claim: others add theirs
         return frontier
+
+
+def add_candidates(job: Job, structures: Structures | None) -> None:
+    """Heal structures, make other forms of the best, and so on: forms mostly take less time than is kept for them.
+
+    Ends where neither adds anything.
+    """
+    known = -1
+    while in_time(job) and (now := len(job.store.points()) + len(job.store.failures())) > known:
+        known = now
+        if structures is not None:
+            heal_finalists(job, structures)
+        if in_time(job):
+            add_variants(job)
 
 
 def is_finished(store: Store, time_limit: float, asked: Sequence[Asked]) -> bool:
