@@ -5,7 +5,7 @@
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.frontier resnet56 --images 20000 --name gpu
 
 Where there is a GPU, everything heals on it; files are timed on the processor. With `--only` a part is made and
-nothing compared, so that parts can be made side by side.
+nothing compared, so that parts can be made side by side; with `--beside` some of the techniques alone are compared.
 Each technique gets as many seconds as the run of `shrink`, and heals for what is left of them where it heals. All
 artefacts are scored on the test images through ONNX Runtime and timed in one interleaved run. A technique is dominated
 where a point of the frontier is smaller or faster, and neither larger, slower nor worse: by the 95% intervals of the
@@ -128,7 +128,7 @@ def alone(technique: Technique, heals: bool, task: Task, seconds: float, path: P
         deploy_onnx(model, task.example(2), path)
     except TenfoldError as error:
         return {"refused": str(error), "trained_on": device_name(place)}
-    return {"file": str(path), "trained_on": device_name(place)}
+    return {"file": str(path), "trained_on": device_name(place) if heals else None}
 
 
 def scored(file: str, task: Task) -> dict[str, Any]:
@@ -160,11 +160,11 @@ def compared(
     if not (folder / f"{ORIGINAL}.onnx").exists():
         deploy_onnx(task.model, task.example(2), folder / f"{ORIGINAL}.onnx")
     files = {ORIGINAL: str(folder / f"{ORIGINAL}.onnx")}
-    named = {title: parts[str(number)] for number, title in enumerate(SINGLE)}
+    named = {title: parts[str(n)] for n, title in enumerate(SINGLE) if str(n) in parts}
     files |= {title: part["file"] for title, part in named.items() if "file" in part}
     refused = {title: part["refused"] for title, part in named.items() if "refused" in part}
     whole = parts[SHRINK]
-    if len({part["trained_on"] for part in parts.values()}) > 1:
+    if len({part["trained_on"] for part in parts.values()} - {None}) > 1:
         raise SystemExit("the parts were not all trained on the same kind of device: make them anew")
     took = {SHRINK: whole["seconds"], **{title: part["seconds"] for title, part in named.items()}}
     points = {f"shrink: {label}": file for label, file in whole["files"].items()}
@@ -253,6 +253,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=TRAINING, help="of CIFAR-10 to learn from")
     parser.add_argument("--name", help="ends the name of the result file")
     parts = [SHRINK, *(str(number) for number in range(len(SINGLE)))]
+    parser.add_argument(
+        "--beside", nargs="+", choices=parts[1:], default=parts[1:], help="techniques, by number"
+    )
     parser.add_argument("--only", nargs="+", choices=parts, help="make these alone, by number, and end")
     options = parser.parse_args()
     if options.network != "resnet56" and options.images != TRAINING:
@@ -264,7 +267,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     task = NETWORKS[options.network](options.images)
     asked = Asked(options.share, options.drop, options.minimize)
-    found = made(task, options.seconds, folder, asked, options.only or parts)
+    found = made(task, options.seconds, folder, asked, options.only or [SHRINK, *options.beside])
     if options.only is not None:
         return
     figures = {

@@ -91,7 +91,8 @@ def choose_next(
     Of those that cost as much, to within a few percent, the one that is expected to lose least.
     `passes` says how many passes of healing there is time for. After a loss that was too large only proposals that
     are expected to lose less are tried; after a success, or one that only cost too much, only cheaper ones. Where
-    nothing milder than a failure is left, the best failed one is healed on. None if there is nothing sensible left.
+    none is expected to stay within it, the mildest is tried; where nothing milder than a failure is left, the best
+    failed one is healed on. None if there is nothing sensible left.
     """
     slope = loss_per_damage(
         [(t.proposal.damage, t.drop - underhealed(t.proposal, t.passes)) for t in tried if t.passes > 0]
@@ -124,4 +125,5 @@ def choose_next(
     lossy = [t for t in tried if not t.met and t.within]
     if lossy and min(lossy, key=lambda t: t.drop_high).drop < 2 * tolerance:
         return Next(min(lossy, key=lambda t: t.drop_high).proposal, extend=True)
-    return Next(min(options, key=expected)) if options else None
+    # None can be expected to meet it: what is expected of them differs by less than is known, so the mildest is tried.
+    return Next(min(options, key=lambda p: p.damage)) if options else None

@@ -229,13 +229,15 @@ def seconds_plain(job: Job) -> float:
 
 
 def bases(job: Job) -> list[Forms]:
-    """The healed network that is best so far, and the untouched one."""
+    """The best of the healed networks, also where the untouched one is better still, and the untouched one."""
     points = [point for point in job.store.points() if not point.by_recipe]
     mark(points, job.budget)
-    best = choose(points, job.budget, job.minimize) or nearest(points, job.budget)[0]
-    healed = [p for p in points if p.finalist and p.finalist == best.finalist]
-    found = [Forms(best.finalist, {p.precision: p for p in healed})] if healed else []
-    return [forms for forms in found if forms.name != UNTOUCHED] + [plain_forms(job)]
+    healed = [point for point in points if point.finalist and point.finalist != UNTOUCHED]
+    if not healed:
+        return [plain_forms(job)]
+    best = choose(healed, job.budget, job.minimize) or nearest(healed, job.budget)[0]
+    forms = {point.precision: point for point in healed if point.finalist == best.finalist}
+    return [Forms(best.finalist, forms), plain_forms(job)]
 
 
 def plain_forms(job: Job) -> Forms:
