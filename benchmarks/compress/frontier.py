@@ -33,7 +33,7 @@ from benchmarks.compress.techniques import kept
 from torch import nn
 
 import tenfold
-from tenfold.compress import Run, Technique, load_network
+from tenfold.compress import Run, Technique, find_recipe, load_network
 from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Factorize
 from tenfold.compress.factorize import Share as Part
@@ -88,11 +88,13 @@ NETWORKS: dict[str, Callable[[int], Task]] = {"resnet56": resnet56, "efficientne
 
 @dataclass(frozen=True)
 class Asked:
-    """What `shrink` is asked for: the share of the bytes in fp32 (any, at 0), the loss, what is to be least."""
+    """What `shrink` is asked for: the share of the bytes in fp32 (any, at 0), the loss, what is to be least, and recipes
+    that become points too."""
 
     share: float
     drop: float
     minimize: str
+    recipes: tuple[str, ...] = ()
 
     def budget(self, model: nn.Module) -> tenfold.Budget:
         size = self.share * sum(4 * p.numel() for p in model.parameters()) / 1e6
@@ -102,7 +104,10 @@ class Asked:
 def everything(task: Task, seconds: float, folder: Path, asked: Asked) -> dict[str, Any]:
     """Run `shrink`; the points of its frontier and their files."""
     budget = asked.budget(task.model)
-    frontier = tenfold.shrink(task, budget, out=folder, minimize=asked.minimize, time_limit=seconds)
+    recipes = {name: find_recipe(name) for name in asked.recipes}
+    frontier = tenfold.shrink(
+        task, budget, out=folder, minimize=asked.minimize, time_limit=seconds, recipes=recipes
+    )
     points = json.loads((folder / "frontier.json").read_text())["points"]
     files = {
         point["label"]: str(folder / point["artifact"] / "model.onnx")
@@ -252,6 +257,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/frontier"), help="for what is made")
     parser.add_argument("--images", type=int, default=TRAINING, help="of CIFAR-10 to learn from")
     parser.add_argument("--name", help="ends the name of the result file")
+    parser.add_argument(
+        "--recipe", nargs="*", default=[], help="shipped ones, that shrink makes points of as well"
+    )
     parts = [SHRINK, *(str(number) for number in range(len(SINGLE)))]
     parser.add_argument(
         "--beside", nargs="+", choices=parts[1:], default=parts[1:], help="techniques, by number"
@@ -263,10 +271,11 @@ def main() -> None:
     name = f"{options.network}-{options.seconds:g}-{options.share:g}-{options.drop:g}-{options.images}"
     name += "" if options.minimize == "latency" else f"-{options.minimize}"
     name += "" if options.name is None else f"-{options.name}"
+    name += "".join(f"-{recipe}" for recipe in options.recipe)
     folder = (options.folder / name).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     task = NETWORKS[options.network](options.images)
-    asked = Asked(options.share, options.drop, options.minimize)
+    asked = Asked(options.share, options.drop, options.minimize, tuple(options.recipe))
     found = made(task, options.seconds, folder, asked, options.only or [SHRINK, *options.beside])
     if options.only is not None:
         return
@@ -274,6 +283,7 @@ def main() -> None:
         "seconds_each": options.seconds,
         "budget": {"share_of_bytes": options.share or None, "max_drop": options.drop},
         "minimize": options.minimize,
+        "recipes": options.recipe,
     }
     figures |= compared(options.network, task, found, folder, options.timing)
     show(figures)
