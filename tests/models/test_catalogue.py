@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,6 +106,7 @@ def test_every_option_has_a_type_that_its_own_default_fits() -> None:
         ("resnet18", {"widths": [10**9] * 4}, "is larger than any memory"),
         ("resnet20", {"num_classes": 10**400}, "num_classes=10000.* is larger than any memory"),
         ("vgg16", {"hidden": 10**9}, r"GB, and .* GB of memory are free: choose less"),
+        ("swin_t", {"window": np.int64(10**5)}, "is larger than any memory"),
     ],
 )
 def test_a_network_larger_than_memory_is_refused_by_its_options(
@@ -129,3 +131,5 @@ def test_the_bound_is_what_the_tensors_take(monkeypatch: pytest.MonkeyPatch) -> 
     create("resnet20")  # as published, and not counted
     with torch.device("meta"):
         create("resnet20", **options)
+    monkeypatch.setattr(torch, "get_default_device", lambda: torch.device("cuda"))  # whose memory is another
+    create("resnet20", **options)

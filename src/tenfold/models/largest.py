@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ from tenfold.errors import NetworkError
 def require_memory(name: str, build: Callable[..., nn.Module], chosen: Mapping[str, Any]) -> None:
     """Raise a `NetworkError` that names the options if `build(**chosen)` takes more bytes than are free.
 
-    Only where an option is above its default: published networks are not counted first. Nothing is counted on the
-    "meta" device, where a network of any size has room.
+    Only where an option is above its default: published networks are not counted first. Nothing is counted where
+    torch's default device is another than the processor: "meta" has room for any network, a GPU has memory of its own.
     """
     larger = _larger(build, chosen)
-    if not larger or torch.get_default_device().type == "meta":
+    if not larger or torch.get_default_device().type != "cpu":
         return
     given = f"{name} with {', '.join(f'{option}={chosen[option]!r:.40}' for option in larger)}"
     try:
@@ -45,8 +46,8 @@ def _larger(build: Callable[..., nn.Module], chosen: Mapping[str, Any]) -> list[
     parameters = inspect.signature(build).parameters
 
     def exceeds(value: Any, usual: Any) -> bool:
-        if isinstance(value, (int, float)) and isinstance(usual, (int, float)):
-            return value > usual
+        if isinstance(value, Real) and isinstance(usual, Real):  # numbers of NumPy too, which `create` takes
+            return bool(value > usual)
         return isinstance(value, Sequence)
 
     return [option for option, value in chosen.items() if exceeds(value, parameters[option].default)]
