@@ -31,7 +31,7 @@ from tenfold.search.proposals import Proposal, propose
 from tenfold.search.shrinking import time_to_scan
 from tenfold.search.space import Plan, Space
 from tenfold.search.store import Store, identity_of
-from tenfold.search.structures import Structures, scan, scanned
+from tenfold.search.structures import MOST_MOVED, Structures, divergence, scan, scanned
 from tenfold.training import View
 
 SECONDS = {ORIGINAL: 20.0, PLAIN_INT8: 60.0, "onnx-int8-dynamic": 50.0, "eager": 30.0}
@@ -87,6 +87,25 @@ def test_a_scan_begins_nothing_that_would_not_be_done_and_is_made_anew_with_more
     assert seen["unseen"] == []
     assert max(seen["blocks"].values()) < 1e9
     assert scanned(replace(job, clock=Clock(1e9))) == seen
+
+
+def test_answers_that_are_not_finite_are_moved_most_and_go_into_json(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, classes = torch.zeros(2, 3), torch.tensor([0, 1])
+    for value in (math.nan, math.inf):
+        for targets in (classes, torch.zeros(2, 3)):
+            assert divergence(wanted, torch.full((2, 3), value), targets) == MOST_MOVED
+    assert divergence(wanted + 1, wanted + 3, torch.zeros(2, 3)) == pytest.approx(4.0)
+    forward_takes(job, 1e-9)
+    monkeypatch.setattr(
+        "tenfold.search.structures.block_sensitivity",
+        lambda model, task, blocks, run, examples: dict.fromkeys(blocks, math.nan),
+    )
+    assert scan(job) is not None
+    stored = job.store.step("scan")
+    assert set(stored["blocks"].values()) == {MOST_MOVED}
+    assert stored["unseen"] == []
 
 
 def test_structures_are_run_only_where_the_last_shows_that_there_is_time(

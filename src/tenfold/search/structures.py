@@ -35,6 +35,7 @@ from tenfold.search.space import NARROWEST, STEP, Plan, Space, by_loss, groups_o
 SCAN_EXAMPLES = 128
 SCAN_SHARE = 0.05  # of the time limit, for the blocks and again for the widths
 SCAN_WIDTH = 0.5
+MOST_MOVED = 1e9  # nats, where answers are not finite or nothing is known
 
 
 def prune_step(plan: Plan) -> Prune:
@@ -142,9 +143,9 @@ def scan(job: Job) -> Structures | None:
             except NetworkError as error:  # what cannot be trained cannot be healed either
                 job.store.note_failure("pruning", str(error))
                 return None
-            # A part that there was no time for counts as one that matters, a width somewhat; JSON has no infinity.
+            # A part that there was no time for counts as one that matters, a width somewhat.
             stored = {
-                "blocks": {name: min(loss, 1e9) for name, loss in block_loss.items()},
+                "blocks": {name: bounded(loss) for name, loss in block_loss.items()},
                 "groups": {group: group_loss.get(group, math.log(2)) for group in groups},
                 "unseen": [
                     *(name for name, loss in block_loss.items() if math.isinf(loss)),
@@ -216,6 +217,12 @@ def seconds_of_sample(job: Job) -> float:
 def divergence(wanted: Tensor, answer: Tensor, targets: Tensor) -> float:
     """Mean KL divergence in nats for class targets (N,); else the squared error relative to the answers' energy."""
     if targets.is_floating_point():
-        return float((answer - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12))
-    moved = F.kl_div(answer.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
-    return float(moved) if torch.isfinite(moved) else 1e9
+        moved = (answer - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
+    else:
+        moved = F.kl_div(answer.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+    return bounded(float(moved))
+
+
+def bounded(moved: float) -> float:
+    """At most `MOST_MOVED`, which NaN counts as: JSON has neither that nor infinity."""
+    return moved if moved < MOST_MOVED else MOST_MOVED
