@@ -22,7 +22,7 @@ from tenfold.models import CifarResNet
 from tenfold.search import Budget
 from tenfold.search.candidates import candidates
 from tenfold.search.clock import Clock
-from tenfold.search.enough import more_time
+from tenfold.search.enough import more_time, seconds_ahead
 from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.pace import forward_pace, original_pass
@@ -81,10 +81,16 @@ def test_a_scan_begins_nothing_that_would_not_be_done_and_is_made_anew_with_more
     longer = replace(job, clock=Clock(241.0))
     assert scanned(longer) is None
     assert time_to_scan(longer)
+    ahead = seconds_ahead(longer, 241.0)
+    job.store.finish_step(
+        "front", [Proposal(Plan(), "int8", 1, 1, 1.0, 1.0, 1.0, 1, 0.0, 0.0, 0.0).to_json()]
+    )
+    assert seconds_ahead(longer, 241.0) == ahead  # it is no front of what the next scan will see
     forward_takes(job, 1e-9)
     assert scan(longer) is not None
     seen = job.store.step("scan")
     assert seen["unseen"] == []
+    assert job.store.step("front") is None  # what the first scan made of guesses is found again
     assert max(seen["blocks"].values()) < 1e9
     assert scanned(replace(job, clock=Clock(1e9))) == seen
 

@@ -73,11 +73,12 @@ def seconds_ahead(job: Job, limit: float) -> float:
     original = job.store.point(ORIGINAL).seconds or 0.0
     unmade = [name for name in BASELINES if not job.store.has(name) and name not in job.store.failures()]
     ahead = UNMADE * original * len(unmade) + measure_seconds(job)  # this run comes to its end first
-    if scanned(replace(job, clock=Clock(limit))) is None:
+    anew = scanned(replace(job, clock=Clock(limit))) is None
+    if anew:
         ahead += original + 2 * SCAN_SHARE * limit  # tracing takes about as long as the export
     if job.store.step("probes") is None:
         ahead += SHARE_OF_TIME * limit
-    if job.store.step("front") is None:
+    if anew or job.store.step("front") is None:
         ahead += (PROPOSALS_SHARE + RUNS_SHARE) * limit
     made = {*job.store.failures(), *(point.id for point in job.store.points())}
     if any(asked.id not in made for asked in job.recipes):  # those that were late are tried again

@@ -153,6 +153,8 @@ def scan(job: Job) -> Structures | None:
                 ],
                 "time_limit": job.clock.limit,
             }
+            if job.store.step("front") is not None:  # found by an earlier scan, which saw only a part
+                job.store.finish_step("front", None)
             job.store.finish_step("scan", stored)
     losses = stored["blocks"]
     space = Space(stages_of(losses), groups, narrows, by_loss(losses))
