@@ -197,6 +197,28 @@ def test_the_pace_is_guessed_where_two_examples_are_too_many_and_not_kept(
     assert job.store.step("pace") is None
 
 
+def test_the_pace_on_a_gpu_is_guessed_where_the_time_is_over_and_not_kept(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward_takes(job, 0.4)
+    gpu, late = torch.device("cuda"), replace(job, clock=Clock(240.0, before=235.0), cache={})
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.search.pace.pace_on_gpu", never)
+        assert original_pass(late, gpu) == pytest.approx(3 * 0.4 * 100)
+    assert job.store.step("pace-cuda") is None
+    monkeypatch.setattr("tenfold.search.pace.pace_on_gpu", lambda task, place: 0.01)
+    assert original_pass(job, gpu) == pytest.approx(0.01 * 100)
+    assert job.store.step("pace-cuda") == {"seconds_per_example": 0.01}
+
+
+def test_a_clock_that_is_too_coarse_for_a_forward_pass_gives_a_pace_all_the_same(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenfold.search.pace.time", SimpleNamespace(monotonic=lambda: 100.0))
+    monkeypatch.setattr("tenfold.search.pace.precision_and_pace", lambda *_, **__: (None, 0.5))
+    assert original_pass(job, torch.device("cpu")) == 50.0
+
+
 def test_a_note_says_how_much_time_would_have_been_enough(job: Job) -> None:
     late = replace(job, clock=Clock(240.0, before=235.0), train_on=torch.device("cpu"))
     late.store.finish_step("pace", {"seconds_per_example": 0.2})  # 20 s for a pass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tenfold.cost import LatencyModel
 from tenfold.search.damage import EXAMPLES, FIRST_GUESS
 from tenfold.search.finalists import Tried
-from tenfold.search.finish import seconds_needed
+from tenfold.search.finish import seconds_spare
 from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
 from tenfold.search.probes import seen
@@ -45,11 +45,6 @@ def candidates(job: Job, structures: Structures) -> list[Proposal]:
     if structures.moved:  # guesses alone are no base for a run that goes on with more time
         job.store.finish_step("front", [proposal.to_json() for proposal in found])
     return found
-
-
-def seconds_spare(job: Job) -> float:
-    """What is left beside the end."""
-    return job.clock.left() - seconds_needed(job)
 
 
 def worth_a_run(job: Job, proposal: Proposal) -> bool:

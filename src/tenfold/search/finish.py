@@ -53,6 +53,11 @@ def seconds_needed(job: Job) -> float:
     return measure_seconds(job) + SLACK_SECONDS + (1 + BEST_SHARE) * test_seconds(job, original) + intervals
 
 
+def seconds_spare(job: Job) -> float:
+    """What is left beside that."""
+    return job.clock.left() - seconds_needed(job)
+
+
 def measure_seconds(job: Job) -> float:
     """How long the last timing takes."""
     return min(LONGEST_MEASURE, MEASURED_SHARE * job.clock.limit)

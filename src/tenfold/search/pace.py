@@ -16,7 +16,7 @@ from tenfold.compress.passes import TRIAL_STEPS_ON_GPU
 from tenfold.cost import call
 from tenfold.data import Task
 from tenfold.errors import NetworkError
-from tenfold.search.finish import seconds_needed
+from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.training import AdamW, Batch, View, fit, precision_and_pace, remembered
@@ -34,14 +34,18 @@ def original_pass(job: Job, place: torch.device | None = None) -> float:
     """Seconds of training the original for a pass over the training data, from steps in the arithmetic that suits it.
 
     `place` is where it would train, by default where the job heals. Measured once for a run and a kind of device; where
-    there is no time for that on the processor it is guessed from a forward pass, and measured by a run that goes on.
+    there is no time for that it is guessed from a forward pass on the processor (which a GPU takes less than), and
+    measured by a run that goes on.
     """
     task, place = job.task, place or job.train_on
     name = "pace" if place.type == "cpu" else f"pace-{place.type}"
     stored = job.store.step(name) or job.cache.get(name)
     if stored is None:
         try:
-            pace = pace_on_gpu(task, place) if place.type != "cpu" else pace_of(job)
+            if place.type == "cpu":
+                pace = pace_of(job)
+            else:
+                pace = pace_on_gpu(task, place) if seconds_spare(job) > 0 else None
         except (RuntimeError, NetworkError):  # it has no backward pass; what heals will say so
             pace = TRAINING_OVER_FORWARD * (job.store.point(ORIGINAL).seconds_per_example or 1e-3)
         if pace is None:
@@ -58,7 +62,7 @@ def pace_of(job: Job) -> float | None:
     Fewer examples, and fewer kinds of arithmetic, where the network is so slow that they would take too long; None
     where two examples would.
     """
-    allowed = min(PACE_SHARE * job.clock.limit, job.clock.left() - seconds_needed(job))
+    allowed = min(PACE_SHARE * job.clock.limit, seconds_spare(job))
     each = PACE_STEPS * TRAINING_OVER_FORWARD * forward_pace(job)
     examples = min(PACE_EXAMPLES, int(allowed / each))
     if examples < 2:
@@ -78,7 +82,7 @@ def forward_pace(job: Job) -> float:
     if stored is None:
         pace = forward_seconds(job.task, 1)
         allowed = FORWARD_SHARE * job.clock.limit
-        number = min(PACE_EXAMPLES, int(allowed / max(pace, 1e-9)))
+        number = min(PACE_EXAMPLES, int(allowed / pace))
         until = time.monotonic() + allowed - number * pace
         for _ in range(FORWARD_TRIES if number > 1 else 0):
             pace = min(pace, forward_seconds(job.task, number) / number)
@@ -90,11 +94,11 @@ def forward_pace(job: Job) -> float:
 
 
 def forward_seconds(task: Task, examples: int) -> float:
-    """Seconds of a forward pass of so many."""
+    """Seconds of a forward pass of so many, above 0 however coarse the clock."""
     inputs, began = task.example(examples), time.monotonic()
     with torch.no_grad():
         call(task.model, inputs)
-    return time.monotonic() - began
+    return max(time.monotonic() - began, 1e-9)
 
 
 def pace_on_gpu(task: Task, place: torch.device) -> float:
