@@ -14,6 +14,7 @@ from tenfold.compress import distill as distill_module
 from tenfold.compress.distill import Distill
 from tenfold.compress.prune import Free, Sparsify
 from tenfold.compress.prune import sparsify as sparsify_module
+from tenfold.compress.recipe import forget_checkpoints
 from tenfold.data import Task
 from tenfold.training import FitResult, fit
 
@@ -69,4 +70,7 @@ def test_one_that_is_stopped_in_its_second_stage_goes_on_there(
     assert 0 < second.steps_before < steps[1]  # … and the second went on in its midst
     for name, value in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
-    assert not list(tmp_path.glob("healing*"))
+    other = tmp_path / "healing-of-another-1-stage1.safetensors"  # recipe, which may be at work
+    other.touch()
+    forget_checkpoints(file, 1)
+    assert list(tmp_path.glob("healing*")) == [other]

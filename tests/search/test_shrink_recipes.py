@@ -18,12 +18,12 @@ from tenfold.cli.app import main
 from tenfold.compress import Recipe, Run, apply_recipe, load, read_recipe
 from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Factorize
-from tenfold.compress.prune import Prune, Sparsify
+from tenfold.compress.prune import Free, Prune, Sparsify
 from tenfold.compress.quantize import Quantize, QuantizeWeights
 from tenfold.compress.recipe import checkpoint_of
 from tenfold.cost import Device, profile
 from tenfold.data import fashion_mnist
-from tenfold.errors import ExportError, RecipeError
+from tenfold.errors import ExportError, OutputError, RecipeError
 from tenfold.search import Budget
 from tenfold.search.clock import Clock
 from tenfold.search.finalist import healing_file
@@ -234,6 +234,27 @@ def test_healings_that_were_stopped_go_on(plain: Job, monkeypatch: pytest.Monkey
     assert first == 0
     assert 0 < second < 40
     assert not any(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
+def test_stages_are_kept_until_the_point_stands(
+    plain: Job, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Also where the process is stopped, or the disk full, while the network is exported and scored."""
+
+    def stop(*_: Any) -> None:
+        raise error("while it is exported")
+
+    job = with_recipes(plain, {"sparse": Recipe((Sparsify(Free(0.6), stages=2, epochs=2),))})
+    cache, pattern = job.store.root / "cache", f"{job.recipes[0].id}-healing*"
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.search.recipes.add_point", stop)
+        with pytest.raises(error):
+            add_recipes(job)
+    assert [path.stem[-7:] for path in sorted(cache.glob(pattern))] == ["-stage1", "-stage2"]
+    monkeypatch.setattr("tenfold.search.recipes.add_point", lambda *_: None)
+    add_recipes(job)
+    assert not list(cache.glob(pattern))
 
 
 def test_passes_are_told_in_plain_digits() -> None:

@@ -12,8 +12,7 @@ Reading is safe (plain scalars, lists and mappings; no tags, no aliases), and an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
@@ -137,7 +136,8 @@ def apply_recipe(
     Every step is checked first against the network that it will meet, so that the last one's trouble is known before
     the first one's work; where data decide what that network is like, as soon as they have. Raises `RecipeError` with
     the problems found. The network given is not changed. `due(index)`, asked as a step begins, is the
-    `time.monotonic()` value by which that step must return, where that is not the run's own deadline.
+    `time.monotonic()` value by which that step must return, where that is not the run's own deadline. With a checkpoint
+    in `run` steps go on where they were stopped; what they keep is the caller's to remove (`forget_checkpoints`).
     """
     checked = _check(recipe, task, run, task.model, 0)
     teacher = task.model if run.teacher is None else run.teacher
@@ -145,42 +145,31 @@ def apply_recipe(
     model, steps = task.model, []
     origins = {name: name for name in names_of(model)}
     known = origins.keys() == names_of(teacher)
-    with _stages_forgotten(run.checkpoint):
-        for index, technique in enumerate(recipe.steps):
-            part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
-            deadline = run.deadline if due is None else due(index)
-            # A file for each step, so that what a later one keeps is not in place of what an earlier one did.
-            kept = None if run.checkpoint is None else checkpoint_of(run.checkpoint, index)
-            part = replace(part, deadline=deadline, checkpoint=kept, origins=origins if known else None)
-            applied = technique.apply(model, task, part)
-            model = applied.model
-            origins = origins_after(origins, model, applied.renamed)
-            steps.append(Step(technique, applied.resolved))
-            if index + 1 == checked:  # only now is it known what the rest will meet
-                checked = _check(recipe, task, run, model, checked)
+    for index, technique in enumerate(recipe.steps):
+        part = run.part(index / len(recipe.steps), (index + 1) / len(recipe.steps))
+        deadline = run.deadline if due is None else due(index)
+        # A file for each step, so that what a later one keeps is not in place of what an earlier one did.
+        kept = None if run.checkpoint is None else checkpoint_of(run.checkpoint, index)
+        part = replace(part, deadline=deadline, checkpoint=kept, origins=origins if known else None)
+        applied = technique.apply(model, task, part)
+        model = applied.model
+        origins = origins_after(origins, model, applied.renamed)
+        steps.append(Step(technique, applied.resolved))
+        if index + 1 == checked:  # only now is it known what the rest will meet
+            checked = _check(recipe, task, run, model, checked)
     return model, tuple(steps)
-
-
-@contextmanager
-def _stages_forgotten(path: Path | None) -> Iterator[None]:
-    """Remove what the stages of steps kept once the recipe is done or has failed, and not where the process is stopped."""
-    try:
-        yield
-    except Exception:
-        _forget_stages(path)
-        raise
-    _forget_stages(path)
-
-
-def _forget_stages(path: Path | None) -> None:
-    if path is not None:
-        for file in path.parent.glob(f"{escape(path.stem)}-*{STAGE}*{escape(path.suffix)}"):
-            file.unlink(missing_ok=True)
 
 
 def checkpoint_of(path: Path, index: int) -> Path:
     """Where step `index` of a recipe keeps how far it is, if the run has the checkpoint `path`."""
     return path.with_stem(f"{path.stem}-{index + 1}")
+
+
+def forget_checkpoints(path: Path, steps: int) -> None:
+    """Remove what so many steps of a recipe, and the stages of each, have kept for a run with the checkpoint `path`."""
+    for kept in (checkpoint_of(path, index) for index in range(steps)):
+        for file in (kept, *kept.parent.glob(f"{escape(kept.stem)}{STAGE}*{escape(kept.suffix)}")):
+            file.unlink(missing_ok=True)
 
 
 def preflight_recipe(recipe: Recipe, task: Task, run: Run) -> list[str]:

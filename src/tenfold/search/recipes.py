@@ -15,7 +15,7 @@ from torch import nn
 
 from tenfold.compress import Recipe, Step, Technique, apply_recipe, technique_name
 from tenfold.compress.distill import DEFAULT_EPOCHS, Distill
-from tenfold.compress.recipe import checkpoint_of
+from tenfold.compress.recipe import forget_checkpoints
 from tenfold.compress.registry import is_final
 from tenfold.cost import profile
 from tenfold.deploy import precision_of
@@ -79,8 +79,8 @@ def add_recipe(job: Job, asked: Asked, seconds: float, progress: Progress) -> No
         job.store.finish_step(f"{LATE}{asked.id}", f"{error}; give more time")
     except TenfoldError as error:
         job.store.note_failure(asked.id, str(error))
-    for index in range(len(asked.recipe.steps)):  # kept only where the process was stopped
-        checkpoint_of(healing_file(job, asked.id), index).unlink(missing_ok=True)
+    # Kept where the process was stopped, or the disk is full.
+    forget_checkpoints(healing_file(job, asked.id), len(asked.recipe.steps))
 
 
 def made(job: Job, asked: Asked, seconds: float, progress: Progress) -> tuple[nn.Module, tuple[Step, ...]]:
