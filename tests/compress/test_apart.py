@@ -56,6 +56,13 @@ def test_applying_says_so_too(technique: Technique, task: Task) -> None:
         technique.apply(task.model, task, Run())
 
 
+def test_weights_that_go_at_random_are_drawn_wherever_the_network_lies(task: Task) -> None:
+    technique = Sparsify(saliency=Saliency.RANDOM)
+    chosen, _ = technique._chosen(task.model)
+    drawn = technique._scores(task.model, chosen, task, Run())
+    assert {scores.device.type for scores in drawn.values()} == {"meta"}
+
+
 @pytest.mark.parametrize("trace", [ChannelGraph.of, residual_blocks, capture], ids=lambda f: f.__name__)
 def test_tracing_says_so_instead_of_pytorch(trace: object, task: Task) -> None:
     assert callable(trace)

@@ -242,7 +242,7 @@ class Sparsify:
         if self.saliency is Saliency.RANDOM:
             generator = torch.Generator().manual_seed(run.seed)
             return {
-                name: (torch.rand(layer.weight.shape, generator=generator) + 1e-9)
+                name: (torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device) + 1e-9)
                 * (layer.weight.detach() != 0)
                 for name, layer in chosen.items()
             }
