@@ -86,11 +86,12 @@ class Bench:
         compiled: bool = False,
         rate: float | None = None,
     ) -> Course:
-        recipe, data, teacher = replace(self.recipe, epochs=epochs), self.data["train"], self.teacher
+        recipe = replace(self.recipe, epochs=epochs)
         if self.remember:
-            data = self.remembered
-            teacher = Recalled(data)
+            data, teacher = self.remembered, Recalled(self.remembered)
             recipe = replace(recipe, epochs=epochs / self.remember, teaching=1.0, augmentation=Augmentation())
+        else:
+            data, teacher = self.data["train"], self.teacher
         if not compiled:
             recipe = replace(recipe, compile=Compiling.OFF)
         if rate is not None:

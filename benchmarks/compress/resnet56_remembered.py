@@ -36,20 +36,19 @@ class Remembered(ResidentImages):
         self.stored = torch.empty(many, data.height, data.width, data.stored.shape[3], dtype=torch.uint8, device=data.device)  # fmt: skip
         self.labels = torch.zeros(many, dtype=torch.long, device=data.device)
         self.answers = torch.empty(0)
-        order = torch.empty(0)
         augmenter = Augmenter(recipe.augmentation, data.device)
-        for number in range(0, many, AT_ONCE):
-            if number % len(data) == 0:
-                order = torch.randperm(len(data), device=data.device)
-            index = order[number % len(data) : number % len(data) + AT_ONCE]
-            images, _ = augmenter(data.varied(index, recipe.augmentation.flip)[0])
-            pixels = ((images.permute(0, 2, 3, 1) + data.shift) / data.scale).round_().clamp_(0, 255)
-            self.stored[number : number + len(index)] = pixels.to(torch.uint8)
-            kept = torch.arange(number, number + len(index), device=data.device)
-            answers = answered(teacher, self.batch(kept)[0], precision)
-            if not number:
-                self.answers = torch.empty(many, answers.shape[1], device=data.device)
-            self.answers[number : number + len(index)] = answers
+        number = 0
+        for _ in range(passes):
+            for index in torch.randperm(len(data), device=data.device).split(AT_ONCE):
+                images, _ = augmenter(data.varied(index, recipe.augmentation.flip)[0])
+                pixels = ((images.permute(0, 2, 3, 1) + data.shift) / data.scale).round_().clamp_(0, 255)
+                kept = torch.arange(number, number + len(index), device=data.device)
+                self.stored[kept] = pixels.to(torch.uint8)
+                answers = answered(teacher, self.batch(kept)[0], precision)
+                if not number:
+                    self.answers = torch.empty(many, answers.shape[1], device=data.device)
+                self.answers[kept] = answers
+                number += len(index)
         self.asked = torch.zeros(0, dtype=torch.long, device=data.device)
 
     def varied(self, index: Tensor, flip: bool) -> tuple[Tensor, Tensor]:
