@@ -84,8 +84,10 @@ Candidate = tuple[str, nn.Module, dict[str, Any]]  # a name, the network, and wh
 
 
 def ours(bench: Bench, seed: int) -> Iterator[Candidate]:
-    run = Run(seed=seed, teacher=bench.original)
+    run, there = Run(seed=seed, teacher=bench.original), dict(bench.original.named_modules())
     for name, technique in designs(few=bench.mixed).items():
+        if isinstance(technique.blocks, tuple) and not there.keys() >= set(technique.blocks):
+            continue  # of a network of another depth
         made = technique.apply(bench.original, bench.task, run)
         yield name, made.model, {"resolved": made.resolved}
 
