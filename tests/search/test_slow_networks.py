@@ -27,6 +27,7 @@ from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.pace import forward_pace, original_pass
 from tenfold.search.point import Point
+from tenfold.search.probes import seen
 from tenfold.search.proposals import Proposal, propose
 from tenfold.search.shrinking import time_to_scan
 from tenfold.search.space import Plan, Space
@@ -112,6 +113,23 @@ def test_answers_that_are_not_finite_are_moved_most_and_go_into_json(
     stored = job.store.step("scan")
     assert set(stored["blocks"].values()) == {MOST_MOVED}
     assert stored["unseen"] == []
+
+
+def test_no_probe_is_made_that_would_end_past_the_time_and_a_run_that_goes_on_makes_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job.store.root / "steps" / "probes.json").unlink()
+    structures: Any = SimpleNamespace(count=lambda plan: job.original_profile())
+    late = replace(
+        job, clock=Clock(240.0, before=210.0)
+    )  # 11 s are kept for the end, and the original took 20
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.search.probes.made", never)
+        assert len(seen(late, structures)) == 2
+    entry = {"plan": Plan().to_json(), "precision": "fp32", "latency_ms": 1.0, "size_bytes": 1}
+    monkeypatch.setattr("tenfold.search.probes.made", lambda *_: [entry])
+    assert len(seen(job, structures)) == 3
+    assert job.store.step("probes") == [entry]
 
 
 def test_structures_are_run_only_where_the_last_shows_that_there_is_time(

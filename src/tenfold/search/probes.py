@@ -16,6 +16,7 @@ from tenfold.cost import Profile, measure, predicted_size
 from tenfold.deploy import deploy_onnx
 from tenfold.errors import TenfoldError
 from tenfold.search.finalist import PRECISIONS
+from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.proposals import BITS
@@ -57,10 +58,11 @@ def seen(job: Job, structures: Structures) -> list[Seen]:
     ]
     precisions = [entry.precision for entry in found]
     stored = job.store.step("probes")
-    if stored is None:
+    # The first probe takes no longer than the original did. Where there is no time for it, a run that goes on makes it.
+    if stored is None and seconds_spare(job) > (points[ORIGINAL].seconds or 0.0):
         stored = made(job, structures, precisions)
         job.store.finish_step("probes", stored)
-    for entry in stored:
+    for entry in stored or ():
         counts = structures.count(Plan.from_json(entry["plan"]))
         found.append(Seen(counts, entry["precision"], entry["latency_ms"], entry["size_bytes"]))
     for point in points.values():
