@@ -92,6 +92,18 @@ def test_a_shared_layer_keeps_its_integers_apart(tmp_path):
     assert verify(module, OnnxRunner(path), images(), original=model).ok
 
 
+@pytest.mark.parametrize("clamp", [torch.clamp, torch.clip])
+def test_whole_and_fractional_bounds_together_are_exported(tmp_path, clamp):
+    class Clamped(nn.Module):
+        def forward(self, x):
+            return clamp(x, -1, 0.5)
+
+    path = tmp_path / "clamped.onnx"
+    export_onnx(Clamped().eval(), images(1), path)
+    x = images(5)
+    assert torch.equal(torch.as_tensor(OnnxRunner(path)(x)), x.clamp(-1.0, 0.5))
+
+
 @torch.library.custom_op("tenfold_tests::strange", mutates_args=())
 def strange(x: Tensor) -> Tensor:
     return x * 2
@@ -132,3 +144,5 @@ def test_nan_weights_and_unwritable_paths(tmp_path):
         model.fc.bias[1] = torch.nan
     with pytest.raises(ExportError, match=r"fc\.bias"):
         export_onnx(model, images(1), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"stem\.0\.weight is on the meta device"):
+        export_onnx(model.to("meta"), images(1), tmp_path / "model.onnx")

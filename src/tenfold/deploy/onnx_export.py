@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import fx, nn
 
 from tenfold.compress.quantize import (
     capture_folded,
@@ -25,6 +25,7 @@ from tenfold.errors import ExportError, NetworkError
 from tenfold.files import written
 
 PROTOBUF_LIMIT = 2**31 - 1
+CLAMPS = (torch.ops.aten.clamp.default, torch.ops.aten.clip.default)
 
 
 def export_onnx(model: nn.Module, inputs: Inputs, path: Path | str, *, codes: bool = True) -> None:
@@ -48,6 +49,7 @@ def to_onnx(model: nn.Module, inputs: Inputs, *, codes: bool = True) -> onnx.Mod
     # Folding first is worth a second trace: it is the exporter's decompositions that take the time.
     flat = unpacked(model) if is_quantized(model) else capture_folded(model, inputs)
     program = export_program(flat, inputs)
+    _level_bounds(program.graph)
     try:
         with quiet(), torch.no_grad():
             exported = torch.onnx.export(
@@ -69,6 +71,16 @@ def to_onnx(model: nn.Module, inputs: Inputs, *, codes: bool = True) -> onnx.Mod
     if proto.ByteSize() > PROTOBUF_LIMIT:
         raise ExportError(f"{type(model).__name__} is larger than the 2 GB that one ONNX file can hold")
     return proto
+
+
+def _level_bounds(graph: fx.Graph) -> None:
+    """clamp(x, 0, 1.5) as clamp(x, 0.0, 1.5), in place: PyTorch's exporter takes no whole bound beside a fractional one."""
+    for node in graph.nodes:
+        if node.target in CLAMPS and any(isinstance(bound, float) for bound in node.args[1:]):
+            node.args = (
+                node.args[0],
+                *(float(bound) if isinstance(bound, int) else bound for bound in node.args[1:]),
+            )
 
 
 def _reason(error: BaseException) -> str:

@@ -304,8 +304,10 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise a `NetworkError` that names the first parameter or buffer with NaN or infinity in it."""
+    """Raise a `NetworkError` that names the first parameter or buffer with NaN or infinity in it, or without values."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise NetworkError(f"{name} is on the meta device: it has no values; load weights first")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
 
