@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,39 @@ def written(path: Path | str) -> Iterator[Path]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(folder: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder next to `folder`, to be renamed to it; what is not renamed by the end is removed."""
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Refuse, before long work, a file that could not be written at its end; `option` is what names it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise OutputError(f"{option} {path}: is a folder; name a file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{option} {path}: {above} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{option}: cannot write {path}: {error.strerror or error}; name another"
+        ) from error
 
 
 def write_text(path: Path | str, text: str) -> None:

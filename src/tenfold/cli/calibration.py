@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tenfold.cli.options import Debug, Threads, err, out
+from tenfold.files import check_writable, write_json
 
 Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, or torch for eager PyTorch")]
 DEFAULT = "devices/cpu-onnxruntime-1.json"
@@ -28,6 +29,7 @@ def calibrate(
 
     device = _target(runtime, threads, cuda)
     path = file or Path("devices", f"{device.kind}-{device.runtime}-{device.threads}.json")
+    check_writable("--out", path)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("calibrating", total=1.0)
@@ -65,6 +67,7 @@ def bench(
     from tenfold.search.quantities import dimensions
 
     sizes = dimensions(shape)
+    check_writable("--json", json_file)
     import torch
 
     from tenfold.compress import load_network
@@ -72,7 +75,6 @@ def bench(
     from tenfold.cost.prediction_check import checked, row_json, summary
     from tenfold.deploy.timing_networks import measure_twice, runner_of
     from tenfold.errors import DeviceError
-    from tenfold.files import write_json
 
     target = read_device(device)
     if target.calibration is None and predict:

@@ -19,6 +19,7 @@ from tenfold.cli.options import (
     read_task,
     starting,
 )
+from tenfold.files import check_writable, write_json
 
 
 def techniques(
@@ -28,7 +29,6 @@ def techniques(
     """List the techniques with what was measured of each on a trained network, and the recipes that ship."""
     with starting("loading PyTorch"):
         from tenfold.compress import known_results, named_recipes
-        from tenfold.files import write_json
         from tenfold.report import techniques_table
 
     results = known_results()
@@ -60,13 +60,14 @@ def blame(
     from tenfold.search import quantities
 
     seconds = quantities.seconds(time)
+    check_writable("--json", json_file)
+    check_writable("--html", html_file)
     with starting("loading PyTorch"):
         from time import monotonic
 
         from tenfold.compress import Run
         from tenfold.compress.blame import blame as measured
         from tenfold.compress.changes import CHANGES
-        from tenfold.files import write_json
         from tenfold.report import blame_tables, change_table, worst_tables, write_blame_map
         from tenfold.search.console import Console as Progress
     with starting("reading the network and the data"):

@@ -12,6 +12,7 @@ import typer
 
 from tenfold.cli.options import Base, Debug, Network, starting
 from tenfold.errors import OutputError
+from tenfold.files import check_writable, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,7 +57,6 @@ def profile(
     """Count what a network costs: parameters, multiply-adds, bytes and memory, layer by layer."""
     _check_outputs({"--html": html, "--plot": plot, "--json": json_file})
     from tenfold.cost import read_device
-    from tenfold.files import write_json
     from tenfold.report import profile_comparison, roofline_plot, roofs_of, times_of, view, write_profile
 
     target = read_device(device) if device is not None else None
@@ -116,13 +116,7 @@ def _load(name: str, base: str | None, real: bool) -> nn.Module:
 def _check_outputs(paths: dict[str, Path | None]) -> None:
     """Refuse, before anything is counted, a file that could not be written."""
     for option, path in paths.items():
-        if path is None:
-            continue
-        if path.is_dir():
-            raise OutputError(f"{option} {path}: is a folder; name a file")
-        above = next((folder for folder in path.absolute().parents if folder.exists()), None)
-        if above is not None and not above.is_dir():
-            raise OutputError(f"{option} {path}: {above} is no folder")
+        check_writable(option, path)
     plot = paths["--plot"]
     if plot is not None:
         from tenfold.report import require_matplotlib

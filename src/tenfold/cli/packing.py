@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tenfold.cli.options import Base, Data, Debug, ImageSize, Network, err, out
+from tenfold.files import check_writable, write_json
 
 
 def pack(
@@ -40,9 +41,9 @@ def pack(
     from tenfold.compress import is_saved
     from tenfold.compress import pack as write_packed
     from tenfold.compress.packing.container import check_replaceable
-    from tenfold.files import write_json
 
     check_replaceable(file)  # before any work
+    check_writable("--json", json_file)
     with tempfile.TemporaryDirectory(prefix="tenfold-pack-") as scratch:
         folder = Path(network)
         if bits is not None:

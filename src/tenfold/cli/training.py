@@ -11,6 +11,7 @@ import typer
 
 from tenfold.cli.options import Base, Data, Debug, ImageSize, Seed, err, out, read_teachers, starting
 from tenfold.errors import DataError, OutputError
+from tenfold.files import check_writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,6 +69,7 @@ def train(
             "--data is missing: give a folder of class folders, an .npz or package.module:factory"
         )
     seconds = None if time is None else quantities.seconds(time)
+    check_writable("--out", folder / CURVE)
     with starting("loading PyTorch"):
         from tenfold.compress import save
         from tenfold.data import load_data

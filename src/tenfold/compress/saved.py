@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from tenfold.compress.technique import Json, Technique
 from tenfold.compress.weights import all_tensors, packed, put
 from tenfold.cost import Inputs
 from tenfold.errors import NetworkError, OutputError, RecipeError, TenfoldError
-from tenfold.files import write_json
+from tenfold.files import beside, write_json
 from tenfold.models import is_named, named_network, names
 from tenfold.naming import called, described, is_import_path, nearest
 
@@ -75,20 +73,16 @@ def save_tensors(folder: Path, tensors: dict[str, Tensor], structure: Structure)
 def save_written(folder: Path, write: Callable[[Path], None], structure: Structure) -> Path:
     """The same with the file of weights that `write` puts at the path that it is given."""
     structure.to_json()  # what is not plain JSON fails here, before anything is written
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
-        write(working / WEIGHTS)
-        structure = replace(structure, weights_sha256=_sha256(working / WEIGHTS))
-        write_json(working / STRUCTURE, structure.to_json())
-        _move(working, folder)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write {folder}: {described(error)}") from error
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot write {folder}: it is there already and no folder; name another")
+    with beside(folder) as working:
+        try:
+            write(working / WEIGHTS)
+            structure = replace(structure, weights_sha256=_sha256(working / WEIGHTS))
+            write_json(working / STRUCTURE, structure.to_json())
+            _move(working, folder)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"cannot write {folder}: {described(error)}") from error
     return folder
 
 

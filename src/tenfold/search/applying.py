@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tenfold.cost import Device, measure
 from tenfold.data import Task, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
 from tenfold.errors import OutputError, RecipeError, memory_reported
+from tenfold.files import beside
 from tenfold.search.clock import Report, silent
 from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, serve, verified
@@ -77,11 +77,9 @@ def apply_to_folder(
         progress=lambda fraction, text: report("recipe", fraction, text),
         latency=lambda network: served_latency(network, task, device),
     )
-    with memory_reported():
-        model, steps = apply_recipe(recipe, task, run)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    working = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with beside(folder) as working:  # before the work, which a folder that cannot be written would lose
+        with memory_reported():
+            model, steps = apply_recipe(recipe, task, run)
         extra = None if teachers is None else {"teachers": list(teachers)}
         artifact = serve(working, model, steps, recipe, task, extra)
         runner = artifact.session(device.threads)
@@ -95,8 +93,6 @@ def apply_to_folder(
             folder.rmdir()
         working.chmod(0o755)
         working.rename(folder)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
     return Made(folder, size, checked, value)
 
 
