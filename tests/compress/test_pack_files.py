@@ -310,6 +310,11 @@ def test_the_commands_pack_and_unpack(
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
     assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b")) == 1
     assert "--overwrite" not in capsys.readouterr().out
+    assert run("unpack", str(tmp_path / "a.pack"), str(figures)) == 1
+    assert "it is there already and no folder; name another" in capsys.readouterr().err
+    (tmp_path / "b" / "model.onnx").touch()
+    assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b"), "--overwrite") == 0
+    assert "model.onnx stays as it was, which may be of another network" in capsys.readouterr().err
     monkeypatch.syspath_prepend(tmp_path)
     text = "from torch import nn\n\ndef make():\n    return nn.Linear(64, 10)\n"
     (tmp_path / "one_layer_to_pack.py").write_text(text)

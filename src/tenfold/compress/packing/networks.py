@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,10 +33,11 @@ from tenfold.compress.packing.tensors import (
 from tenfold.compress.quantize import packed_bytes
 from tenfold.compress.saved import STRUCTURE, WEIGHTS, save_written
 from tenfold.compress.structure import Structure, read_structure, structure_from
-from tenfold.errors import OutputError, PackError, RecipeError
+from tenfold.errors import OutputError, PackError, RecipeError, TenfoldWarning
 from tenfold.files import written
 
 Progress = Callable[[float, str], None]
+BESIDE = ("model.onnx", "recipe.yaml")  # what `tenfold apply` and `shrink` write beside a saved network
 SMALL = 256  # a tensor of fewer numbers is never rounded
 
 
@@ -136,6 +138,7 @@ def unpack(
 ) -> Path:
     """Write the saved network that `file` holds to `folder`, tensor by tensor; nothing is ever half written.
 
+    Other files in the folder stay; a `TenfoldWarning` names those that may belong to the network that was there.
     Raises `PackError` for whatever is wrong with the file, `OutputError` for a folder that holds a network already.
     """
     file, folder = Path(file), Path(folder)
@@ -158,6 +161,14 @@ def unpack(
             made = save_written(folder, lambda path: write_tensors(path, header.entries, tensors), structure)
         except PackError as error:
             raise PackError(f"{file} is malformed: {error}") from error
+    stale = [name for name in BESIDE if (folder / name).exists()]
+    if stale:
+        warnings.warn(
+            f"{folder}: {' and '.join(stale)} {'stays as it was' if len(stale) == 1 else 'stay as they were'}, which may be "
+            "of another network",
+            TenfoldWarning,
+            stacklevel=2,
+        )
     progress(1.0, "unpacked")
     return made
 
