@@ -28,7 +28,10 @@ COMMANDS = (
     shrink, apply, train, profile, calibrate, bench, export, pack, unpack, models, techniques, blame,
 )  # fmt: skip
 
-INTERRUPTED = "interrupted; what was finished is kept, the same command goes on from there"
+KEPT = {  # by the commands that keep what they did
+    "shrink": "what was finished is kept, the same command goes on from there",
+    "train": "with --resume the same command goes on from the checkpoint in --out, if it had begun to train",
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -49,10 +52,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(arguments, standalone_mode=False)
         if status == 130:  # what Typer makes of Ctrl-C
-            fail(INTERRUPTED, 130, debug)
+            fail(interrupted(arguments), 130, debug)
         sys.exit(status if isinstance(status, int) else 0)
     except KeyboardInterrupt:
-        fail(INTERRUPTED, 130, debug)
+        fail(interrupted(arguments), 130, debug)
     except TenfoldError as error:
         fail(str(error), 1, debug)
     except OSError as error:
@@ -65,6 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
         if type(error).__name__ in ("Abort", "Exit"):
             sys.exit(getattr(error, "exit_code", 130))
         fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+
+def interrupted(arguments: list[str]) -> str:
+    """What is told of a command that was stopped: what it keeps, or that it keeps nothing."""
+    return f"interrupted; {KEPT.get(next(iter(arguments), ''), 'nothing is kept, the same command begins again')}"
 
 
 def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

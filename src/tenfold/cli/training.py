@@ -84,26 +84,20 @@ def train(
         model, named = network_for(network, splits, chosen.stochastic_depth, seed, base)
         teachers = read_teachers(teacher or [], base)
         taught_by = joint_teacher(teachers, model, splits.train) if teachers else None
-    try:
-        with Progress(err) as report:
-            result = run(
-                model,
-                splits,
-                chosen,
-                name=network,
-                seconds=seconds,
-                device=place,
-                seed=seed,
-                folder=folder,
-                resume=resume,
-                teacher=taught_by,
-                progress=lambda fraction, text: report("training", fraction, text),
-            )
-    except KeyboardInterrupt:
-        err.print(
-            f"the checkpoint is kept in {folder}; the same command with --resume goes on", highlight=False
+    with Progress(err) as report:
+        result = run(
+            model,
+            splits,
+            chosen,
+            name=network,
+            seconds=seconds,
+            device=place,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            teacher=taught_by,
+            progress=lambda fraction, text: report("training", fraction, text),
         )
-        raise
     out.print(result.summary(), soft_wrap=True, markup=False, highlight=False)
     written = [folder / "weights.safetensors", folder / "result.json"]
     if named is not None:
