@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tenfold.data import Task, check_task, checked_score, fashion_mnist, task_from
+from tenfold.data import Task, check_alike, check_task, checked_score, fashion_mnist, task_from
+from tenfold.data.loaders import splits_from
 from tenfold.errors import DataError, MetricError, NetworkError
 from tenfold.models import create
 
@@ -63,6 +64,27 @@ def test_nan_in_the_data(split: str, value: float) -> None:
     inputs[4321, 2] = value
     with pytest.raises(DataError, match=f"{split}: the example at index 4321 holds NaN or infinity"):
         check_task(make(**{split: (inputs, labels)}))
+
+
+def test_an_index_is_that_of_the_data_as_given() -> None:
+    inputs, labels = data()
+    inputs[41, 2] = math.nan
+    with pytest.raises(DataError, match=r"(train|validation): the example at index 41 holds NaN"):
+        check_task(Task(net(), (inputs, labels)))
+    inputs, labels = data()
+    labels[41] = 7
+    with pytest.raises(DataError, match="the label 7 at index 41 is out of range"):
+        check_task(task_from(net(), splits_from((inputs, labels), "a factory")))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_splits_of_other_shapes_or_types_than_train(split: str) -> None:
+    check_alike(make(test=data(3)))
+    for other in (torch.zeros(12, 5), torch.zeros(12, 4, dtype=torch.float64), (torch.zeros(12, 4),) * 2):
+        with pytest.raises(
+            DataError, match=rf"{split} holds an example of \(1, .* and train .* \(1, 4\) float32"
+        ):
+            check_alike(make(**{split: (other, torch.arange(12) % 3)}))
 
 
 @pytest.mark.parametrize("label", [3, 250, -1])
@@ -138,7 +160,7 @@ def test_outputs_that_do_not_fit(function: Callable[[Tensor], Any], error: type,
 def test_a_class_without_training_examples() -> None:
     inputs, labels = data()
     labels[labels == 1] = 0
-    with pytest.raises(DataError, match=r"train has no example of class 1$"):
+    with pytest.raises(DataError, match=r"train has no example of class 1: add some"):
         check_task(make(train=(inputs, labels)))
     with pytest.raises(DataError, match="train has no example of class 'dog'"):
         check_task(make(train=(inputs, labels), classes=("cat", "dog", "emu")))

@@ -1,6 +1,6 @@
 """Data sets and tasks: the sample that ships, loaders for what users have, and `Task`."""
 
-from tenfold.data.checks import check_task
+from tenfold.data.checks import check_alike, check_task
 from tenfold.data.loaders import load_data
 from tenfold.data.metric import METRICS, Metric, accuracy, checked_score, load_metric
 from tenfold.data.sample import fashion_mnist
@@ -15,6 +15,7 @@ __all__ = [
     "Task",
     "accuracy",
     "as_split",
+    "check_alike",
     "check_task",
     "checked_score",
     "fashion_mnist",

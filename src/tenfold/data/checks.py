@@ -70,7 +70,23 @@ def _check_inputs(split: Split, name: str) -> None:
             finite = some.isfinite().reshape(len(some), -1).all(dim=1)  # (N,) inputs too
             if not finite.all():
                 index = start + int((~finite).nonzero()[0])
-                raise DataError(f"{name}: the example at index {index} holds NaN or infinity")
+                raise DataError(f"{name}: the example at index {split.given(index)} holds NaN or infinity")
+
+
+def check_alike(task: Task) -> None:
+    """Raise a `DataError` where validation or test examples are of another shape or type than those of train.
+
+    PyTorch may run on them; an exported network takes what it was exported with.
+    """
+    wanted = _shapes(_read(task.train, [0], "train")[0])
+    for name, split in (("validation", task.validation), ("test", task.test)):
+        if split is None:
+            continue
+        found = _shapes(_read(split, [0], name)[0])
+        if found != wanted:
+            raise DataError(
+                f"{name} holds {found} and train {wanted}: an exported network takes one shape and type; make them equal"
+            )
 
 
 def _read(split: Split, indices: list[int], name: str) -> tuple[Inputs, Tensor]:
@@ -143,7 +159,9 @@ def _detached(tensor: Tensor) -> Tensor:
 def _shapes(inputs: Inputs) -> str:
     args, kwargs = as_args(inputs)
     texts = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in args]
-    texts += [f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in kwargs.items()]
+    texts += [
+        f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in sorted(kwargs.items())
+    ]
     return f"an example of {', '.join(texts)}"
 
 
@@ -155,7 +173,7 @@ def _check_targets(task: Task, split: Split, name: str, outputs: Tensor) -> None
     if targets.is_floating_point():
         if not targets.isfinite().all():
             index = int((~targets.isfinite()).reshape(len(targets), -1).any(dim=1).nonzero()[0])
-            raise DataError(f"{name}: the target at index {index} is NaN or infinity")
+            raise DataError(f"{name}: the target at index {split.given(index)} is NaN or infinity")
         if task.metric is accuracy:
             raise DataError(
                 f"{name}: the labels are {str(targets.dtype).removeprefix('torch.')}, but accuracy needs whole "
@@ -173,7 +191,7 @@ def _check_targets(task: Task, split: Split, name: str, outputs: Tensor) -> None
     outside = (targets < 0) | (targets >= classes)
     if outside.any():
         place = [int(i) for i in outside.nonzero()[0]]
-        where = ", ".join(map(str, place))
+        where = ", ".join(map(str, [split.given(place[0]), *place[1:]]))
         raise DataError(
             f"{name}: the label {int(targets[tuple(place)])} at index {where} is out of range: the network has "
             f"{classes} classes, 0 to {classes - 1}"
@@ -207,7 +225,9 @@ def _check_classes(task: Task, outputs: Tensor) -> None:
     absent = (torch.bincount(targets.flatten(), minlength=number)[:number] == 0).nonzero().flatten().tolist()
     if absent:
         named = [task.classes[i] if task.classes else i for i in absent]
-        raise DataError(f"train has no example of class {_listed(named)}")
+        raise DataError(
+            f"train has no example of class {_listed(named)}: add some of each, or give a network without these outputs"
+        )
 
 
 def _listed(classes: Sequence[str | int]) -> str:

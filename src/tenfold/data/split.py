@@ -22,6 +22,7 @@ class Split:
     def __init__(self, source: Any) -> None:
         self._stacked: tuple[Inputs, Tensor] | None = None
         self._dataset: Dataset[Any] | None = None
+        self._origin: Tensor | None = None  # of each example, in the data that `hold_out` drew it from
         if isinstance(source, (tuple, list)) and len(source) == 2 and not isinstance(source, Dataset):
             self._stacked = _stacked(*source)
         elif _is_map_style(source):
@@ -112,6 +113,10 @@ class Split:
             return Split(self.select(index))
         return Split(Subset(self._dataset, index.tolist()))  # type: ignore[arg-type]
 
+    def given(self, index: int) -> int:
+        """Where this example lies in the data as they were given, of which `hold_out` may have made this split."""
+        return index if self._origin is None else int(self._origin[index])
+
     def hold_out(self, share: float, *, seed: int = 0) -> tuple[Split, Split]:
         """Two disjoint splits: the rest, and about `share` of the examples drawn by `seed`.
 
@@ -128,7 +133,12 @@ class Split:
             raise DataError(
                 f"{len(self)} examples are too few to set {share:.0%} aside: give a validation split"
             )
-        return self.subset(order[~chosen].sort().values), self.subset(order[chosen].sort().values)
+        return self._part(order[~chosen].sort().values), self._part(order[chosen].sort().values)
+
+    def _part(self, index: Tensor) -> Split:
+        part = self.subset(index)
+        part._origin = index if self._origin is None else self._origin[index]
+        return part
 
 
 def _stacked(inputs: Any, targets: Any) -> tuple[Inputs, Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from tenfold.compress import Recipe, Run, apply_recipe
 from tenfold.compress.distill import Distill, Matching
 from tenfold.cost import Device, measure
-from tenfold.data import Task, check_task, checked_score
+from tenfold.data import Task, check_alike, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
 from tenfold.errors import OutputError, RecipeError, memory_reported
 from tenfold.files import beside
@@ -66,6 +66,7 @@ def apply_to_folder(
     trains = any(isinstance(t, Distill) or getattr(t, "epochs", 0) for t in recipe.steps)
     if teachers is not None:
         _check_teaching(recipe, task, teachers, trains)
+    check_alike(task)
     check_task(task)
     teacher = task.model if teachers is None else joint_teacher(teachers, task.model, task.train)
     place = place_for(task.model, task.example(2), train_on) if trains else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.cost import Device
-from tenfold.data import Task, check_task
+from tenfold.data import Task, check_alike, check_task
 from tenfold.errors import BudgetError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
@@ -74,6 +74,7 @@ def shrink(
     training_place(train_on)  # a wrong name is told before anything else
     wanted = named(recipes)
     task.model.eval()
+    check_alike(task)
     check_task(task)
     check_recipes(wanted, task, device)
     if budget.max_drop is not None and half_width(len(task.validation)) > budget.max_drop:
