@@ -39,6 +39,15 @@ def test_another_run_is_refused_and_untouched(tmp_path):
     assert Store.open(tmp_path / "a", IDENTITY).has("c1")
 
 
+def test_what_an_option_was_is_told(tmp_path):
+    Store.open(tmp_path / "a", {**IDENTITY, "seed": 0})
+    other = {**IDENTITY, "budget": {"max_drop": 0.02, "size_mb": None}, "seed": 3}
+    with pytest.raises(
+        OutputError, match=r"\(different budget \(max_drop 0.01, now 0.02\), seed \(0, now 3\)\)"
+    ):
+        Store.open(tmp_path / "a", other)
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds no run"):

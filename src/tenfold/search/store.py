@@ -55,7 +55,11 @@ class Store:
         identity = json.loads(json.dumps(identity))
         if marker.exists():
             found = read_json(marker)
-            changed = sorted(key for key in identity if found.get(key) != identity[key])
+            changed = [
+                f"{key}{_told(found.get(key), identity[key])}"
+                for key in sorted(identity)
+                if found.get(key) != identity[key]
+            ]
             if changed:
                 raise OutputError(
                     f"--out {root} holds another run (different {', '.join(changed)}): "
@@ -249,6 +253,14 @@ def flat(inputs: Inputs) -> list[torch.Tensor]:
     """The tensors of the inputs in a fixed order."""
     args, kwargs = as_args(inputs)
     return [*args, *(kwargs[name] for name in sorted(kwargs))]
+
+
+def _told(before: Any, now: Any) -> str:
+    """What of an option was otherwise, as " (size_mb 0.2, now 0.3)"; nothing of a digest, which tells a reader nothing."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [name for name in now if before.get(name) != now[name]]
+        return f" ({', '.join(f'{name} {json.dumps(before.get(name))}, now {json.dumps(now[name])}' for name in changed)})"
+    return f" ({before}, now {now})" if isinstance(now, int) else ""
 
 
 def identity_of(task: Task, **options: Any) -> dict[str, Any]:
