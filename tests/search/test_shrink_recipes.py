@@ -24,6 +24,7 @@ from tenfold.compress.recipe import checkpoint_of
 from tenfold.cost import Device, profile
 from tenfold.data import fashion_mnist
 from tenfold.errors import ExportError, OutputError, RecipeError
+from tenfold.report.wording import counted_passes, told_passes
 from tenfold.search import Budget
 from tenfold.search.clock import Clock
 from tenfold.search.finalist import healing_file
@@ -31,7 +32,7 @@ from tenfold.search.finish import finish
 from tenfold.search.frontier import BASELINES, ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.point import Point
-from tenfold.search.recipes import Timetable, add_recipes, told_passes
+from tenfold.search.recipes import Timetable, add_recipes
 from tenfold.search.roster import Recipes, enrolled, named
 from tenfold.search.rounds import width_here
 from tenfold.search.store import Store
@@ -258,6 +259,12 @@ def test_stages_are_kept_until_the_point_stands(
 
 
 def test_passes_are_told_in_plain_digits() -> None:
+    assert [counted_passes(n) for n in (0.257, 0.999, 1.0, 12.0)] == [
+        "0.26 passes",
+        "1 pass",
+        "1 pass",
+        "12 passes",
+    ]
     assert [told_passes(n) for n in (0.257, 2.0, 3.54, 19.6, 100.0, 1234.5)] == [
         "0.26",
         "2",

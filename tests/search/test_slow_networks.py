@@ -256,6 +256,9 @@ def test_a_note_says_how_much_time_would_have_been_enough(job: Job) -> None:
     assert begun < healed < 1000  # so measuring is not at its most
     assert f"--time {math.ceil(begun / 60)}m would have been enough to begin" in note
     assert f"--time {math.ceil(healed / 60)}m to train it for 12 passes" in note
+    late.store.finish_step("pace", {"seconds_per_example": 1e-5})
+    (note,) = more_time(late)
+    assert "to begin with one of half the size, and to train it for 12 passes over the data" in note
 
 
 def test_no_note_where_more_time_would_not_help(job: Job) -> None:

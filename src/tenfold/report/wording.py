@@ -50,6 +50,17 @@ def prefixed(value: float) -> str:
     return f"{value:.3g} "
 
 
+def told_passes(number: float) -> str:
+    """A number of passes over the data in plain digits: 0.25, 3.5, 120."""
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
+
+
+def counted_passes(number: float) -> str:
+    """The same with its noun: '0.25 passes', '1 pass', '120 passes'."""
+    told = told_passes(number)
+    return f"{told} {'pass' if told == '1' else 'passes'}"
+
+
 def duration(seconds: float | None) -> str:
     """'48 s', '4 min 12 s', '1 h 5 min'."""
     if seconds is None:

@@ -34,10 +34,13 @@ def more_time(job: Job) -> list[str]:
     if begun <= job.clock.limit:  # there was time, and nothing worth it
         return []
     baselines = sum(point.seconds or 0.0 for point in job.store.points() if point.kind == "baseline")
+    first, all_passes = in_minutes(begun), in_minutes(healed)
+    trained = f"train it for {FEWEST_PASSES} passes over the data"
+    rest = f"and to {trained}" if first == all_passes else f"--time {all_passes} to {trained}"
     return [
         f"no smaller network was healed: the baselines took {duration(baselines)} of {duration(job.clock.limit)}; about "
-        f"--time {in_minutes(begun)} would have been enough to begin with one of half the size, --time "
-        f"{in_minutes(healed)} to train it for {FEWEST_PASSES} passes over the data (with the same --out, what is done is kept)"
+        f"--time {first} would have been enough to begin with one of half the size, {rest} (with the same --out, what is "
+        "done is kept)"
     ]
 
 

@@ -15,6 +15,7 @@ from tenfold.compress.quantize import Quantize
 from tenfold.compress.saved import STRUCTURE
 from tenfold.compress.technique import Json
 from tenfold.errors import TenfoldError
+from tenfold.report.wording import counted_passes
 from tenfold.search.budget import MB
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
@@ -145,13 +146,14 @@ def label(proposal: Proposal, healed: Healed, precision: str) -> str:
     """A line that tells it apart."""
     parts = []
     if proposal.plan.blocks:
-        parts.append(f"{len(proposal.plan.blocks)} blocks dropped")
+        number = len(proposal.plan.blocks)
+        parts.append(f"{number} block{'s' if number != 1 else ''} dropped")
     if proposal.plan.keep:
         shares = sorted({share for _, share in proposal.plan.keep})
         parts.append(
             f"channels kept {'–'.join(f'{share:.0%}' for share in dict.fromkeys((shares[0], shares[-1])))}"
         )
     if healed.passes:
-        parts.append(f"healed {healed.passes:.0f} passes")
+        parts.append(f"healed {counted_passes(healed.passes)}")
     parts.append("INT8 static" if precision == "int8-static" else "fp32")
     return ", ".join(parts)

@@ -20,7 +20,7 @@ from tenfold.compress.registry import is_final
 from tenfold.cost import profile
 from tenfold.deploy import precision_of
 from tenfold.errors import OutOfTime, OutputError, TenfoldError, memory_reported
-from tenfold.report.wording import duration
+from tenfold.report.wording import counted_passes, duration, told_passes
 from tenfold.search.applying import served_latency
 from tenfold.search.finalist import healing_file, repeatable
 from tenfold.search.finish import seconds_needed
@@ -94,7 +94,7 @@ def made(job: Job, asked: Asked, seconds: float, progress: Progress) -> tuple[nn
     fixed = sum(passes(step) for step in steps if not isinstance(step, Distill))
     if fixed and (training := fixed * original_pass(job)) > HOPELESS * working:
         raise OutOfTime(
-            f"{part}, is too short for {told_passes(fixed)} passes of training, some {duration(training)}"
+            f"{part}, is too short for {counted_passes(fixed)} of training, some {duration(training)}"
         )
     run = job.run(
         lambda fraction, text: progress(MAKING * fraction, text), working, healing_file(job, asked.id)
@@ -156,15 +156,10 @@ def passes(technique: Technique) -> float:
     return float(getattr(technique, "epochs", 0.0))
 
 
-def told_passes(number: float) -> str:
-    """A number of passes in plain digits: 0.25, 3.5, 120."""
-    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
-
-
 def label(asked: Asked, steps: Sequence[Step]) -> str:
     """The name, if it has one, and the steps: "prune-heal: prune, healed 10 passes"."""
     told = ", ".join(
-        f"healed {told_passes(step.resolved['epochs'])} passes"
+        f"healed {counted_passes(step.resolved['epochs'])}"
         if isinstance(step.technique, Distill)
         else technique_name(step.technique)
         for step in steps
