@@ -35,7 +35,7 @@ class TestReading:
         self.refused(folder, r"structure\.json does not exist: .* holds no saved network")
 
     def test_no_base(self, folder: Path) -> None:
-        with pytest.raises(RecipeError, match="does not name its base: pass base="):
+        with pytest.raises(RecipeError, match=r"does not name its base: give what it was made from \(--base"):
             load(folder)
 
     @pytest.mark.parametrize("base", ["os:getcwd", "my.module:factory", "/etc/passwd", "zoo", 3, ["zoo:x"]])

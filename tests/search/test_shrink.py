@@ -96,6 +96,8 @@ def test_wrong_arguments_are_refused(task, tmp_path):
         tenfold.shrink(task, out=tmp_path / "x", minimize="speed")
     with pytest.raises(BudgetError, match="time limit"):
         tenfold.shrink(task, out=tmp_path / "x", time_limit=1)
+    with pytest.raises(BudgetError, match="time_limit is a number of seconds, not '5m'"):
+        tenfold.shrink(task, out=tmp_path / "x", time_limit="5m")  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()
 
 

@@ -153,7 +153,10 @@ def _base_network(folder: Path, structure: Structure, base: Base | None) -> nn.M
     """The network that the steps are repeated on; what the caller gives comes before what the file names."""
     if base is None:
         if structure.base is None:
-            raise RecipeError(f"{folder} does not name its base: pass base= (a factory or a network)")
+            raise RecipeError(
+                f"{folder} does not name its base: give what it was made from (--base package.module:factory, or "
+                "base= a factory or a network)"
+            )
         try:
             return named_network(structure.base, weights=False)
         except NetworkError as error:

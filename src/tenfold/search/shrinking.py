@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def shrink(
     budget, device = budget or Budget(), device or Device()
     if minimize not in ("latency", "size"):
         raise BudgetError(f"minimize is 'latency' or 'size', not {minimize!r}")
+    if isinstance(time_limit, bool) or not isinstance(time_limit, Real):
+        raise BudgetError(f"time_limit is a number of seconds, not {time_limit!r}")
     if not time_limit >= SHORTEST_TIME:
         raise BudgetError(f"the time limit is {time_limit:g} s; at least {SHORTEST_TIME:g} s are needed")
     if device.runtime != "onnxruntime":
