@@ -41,9 +41,10 @@ def test_another_run_is_refused_and_untouched(tmp_path):
 
 def test_what_an_option_was_is_told(tmp_path):
     Store.open(tmp_path / "a", {**IDENTITY, "seed": 0})
-    other = {**IDENTITY, "budget": {"max_drop": 0.02, "size_mb": None}, "seed": 3}
+    other = {**IDENTITY, "budget": {"max_drop": 0.02, "size_mb": 2}, "seed": 3}
     with pytest.raises(
-        OutputError, match=r"\(different budget \(max_drop 0.01, now 0.02\), seed \(0, now 3\)\)"
+        OutputError,
+        match=r"\(different budget \(max_drop 0.01, now 0.02, size_mb none, now 2\), seed \(0, now 3\)\)",
     ):
         Store.open(tmp_path / "a", other)
 

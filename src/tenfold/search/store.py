@@ -259,8 +259,13 @@ def _told(before: Any, now: Any) -> str:
     """What of an option was otherwise, as " (size_mb 0.2, now 0.3)"; nothing of a digest, which tells a reader nothing."""
     if isinstance(before, dict) and isinstance(now, dict):
         changed = [name for name in now if before.get(name) != now[name]]
-        return f" ({', '.join(f'{name} {json.dumps(before.get(name))}, now {json.dumps(now[name])}' for name in changed)})"
+        told = [f"{name} {_or_none(before.get(name))}, now {_or_none(now[name])}" for name in changed]
+        return f" ({', '.join(told)})"
     return f" ({before}, now {now})" if isinstance(now, int) else ""
+
+
+def _or_none(value: Any) -> Any:
+    return "none" if value is None else value
 
 
 def identity_of(task: Task, **options: Any) -> dict[str, Any]:
