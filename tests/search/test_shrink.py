@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import tenfold
+from tenfold.compress import Run
+from tenfold.compress.quantize import Nearest, PerChannel, QuantizeWeights
 from tenfold.data import fashion_mnist
-from tenfold.errors import BudgetError, OutputError, TenfoldWarning
+from tenfold.errors import BudgetError, NetworkError, OutputError, TenfoldWarning
 from tenfold.models import CifarResNet
 from tenfold.training import training_place
 from tenfold.training.result import device_name
@@ -96,6 +99,9 @@ def test_wrong_arguments_are_refused(task, tmp_path):
         tenfold.shrink(task, out=tmp_path / "x", minimize="speed")
     with pytest.raises(BudgetError, match="time limit"):
         tenfold.shrink(task, out=tmp_path / "x", time_limit=1)
+    quantised = QuantizeWeights(4, PerChannel(), rounding=Nearest()).apply(task.model, task, Run()).model
+    with pytest.raises(NetworkError, match="the network is quantised already"):
+        tenfold.shrink(replace(task, model=quantised), out=tmp_path / "x")
     with pytest.raises(BudgetError, match="time_limit is a number of seconds, not '5m'"):
         tenfold.shrink(task, out=tmp_path / "x", time_limit="5m")  # type: ignore[arg-type]
     assert not (tmp_path / "x").exists()

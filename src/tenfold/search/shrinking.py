@@ -10,9 +10,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from tenfold.compress.quantize import is_quantized
 from tenfold.cost import Device
 from tenfold.data import Task, check_alike, check_task
-from tenfold.errors import BudgetError, TenfoldWarning
+from tenfold.errors import BudgetError, NetworkError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
@@ -77,6 +78,11 @@ def shrink(
     training_place(train_on)  # a wrong name is told before anything else
     wanted = named(recipes)
     task.model.eval()
+    if is_quantized(task.model):
+        raise NetworkError(
+            "the network is quantised already, which leaves nothing to shrink: give the float network that it was made of "
+            "(what made it so can be a recipe of the run)"
+        )
     check_alike(task)
     check_task(task)
     check_recipes(wanted, task, device)
