@@ -32,6 +32,7 @@ from tenfold.search.variants import (
     add_variant,
     add_variants,
     add_what_may_do,
+    bases,
     plain_forms,
     seconds_for,
     seconds_kept,
@@ -75,6 +76,16 @@ def test_what_was_kept_is_the_network_that_was_healed(job: Job) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert [step.technique for step in back.steps] == [step.technique for step in again.steps]
     assert recalled(job, "c9") is None
+
+
+def test_the_forms_of_what_is_best_so_far_come_first(job: Job) -> None:
+    """An unhealed cut loses far more than the tolerance, and the untouched network nothing."""
+    size = min(point.size_bytes for point in job.store.points() if point.finalist == "c1") / 1e6
+    for budget, names in (
+        (Budget(max_drop=0.01), [UNTOUCHED, "c1"]),
+        (Budget(size_mb=size), ["c1", UNTOUCHED]),
+    ):
+        assert [forms.name for forms in bases(replace(job, budget=budget))] == names
 
 
 def test_without_a_budget_variants_stand_on_the_frontier(job: Job) -> None:

@@ -229,15 +229,18 @@ def seconds_plain(job: Job) -> float:
 
 
 def bases(job: Job) -> list[Forms]:
-    """The best of the healed networks, also where the untouched one is better still, and the untouched one."""
+    """The best of the healed networks and the untouched one, first the one of which the best point so far was made."""
     points = [point for point in job.store.points() if not point.by_recipe]
     mark(points, job.budget)
     healed = [point for point in points if point.finalist and point.finalist != UNTOUCHED]
     if not healed:
         return [plain_forms(job)]
-    best = choose(healed, job.budget, job.minimize) or nearest(healed, job.budget)[0]
+    of_all, best = (
+        choose(some, job.budget, job.minimize) or nearest(some, job.budget)[0] for some in (points, healed)
+    )
     forms = {point.precision: point for point in healed if point.finalist == best.finalist}
-    return [Forms(best.finalist, forms), plain_forms(job)]
+    found = [Forms(best.finalist, forms), plain_forms(job)]
+    return found if of_all.finalist == best.finalist else found[::-1]
 
 
 def plain_forms(job: Job) -> Forms:
