@@ -192,7 +192,7 @@ def test_healing_leaves_time_for_what_follows_and_says_what_was_cut_short(
 ) -> None:
     """A hundred thousand passes are asked for, far more than there is time for."""
     monkeypatch.setattr("tenfold.search.recipes.seconds_plain", lambda job: 2.5)
-    monkeypatch.setattr("tenfold.search.recipes.seconds_needed", lambda job: 0.0)
+    monkeypatch.setattr("tenfold.search.recipes.seconds_spare", lambda job: job.clock.left())
     found: list[Recipe] = []
     monkeypatch.setattr("tenfold.search.recipes.add_point", lambda *args: found.append(args[4]))
     long = Recipe((Distill(epochs=1e5), Quantize(examples=16)))

@@ -187,7 +187,7 @@ def test_a_variant_that_runs_out_of_memory_is_on_record(job: Job, monkeypatch: p
 def test_a_variant_that_ran_out_of_time_is_tried_again_when_there_is_more(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenfold.search.variants.seconds_needed", lambda job: 1e9)
+    monkeypatch.setattr("tenfold.search.variants.seconds_spare", lambda job: -1e9)
     add_variant(job, plain_forms(job), "int8-equalized", quietly)
     assert job.store.failures() == {}
     assert not job.store.has("o-int8-equalized")

@@ -7,7 +7,7 @@ import time
 from tenfold.compress import Recipe, Step
 from tenfold.compress.quantize import Mode, Quantize
 from tenfold.errors import OutOfTime, OutputError, TenfoldError
-from tenfold.search.finish import seconds_needed
+from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import BASELINES, EAGER, ORIGINAL
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.point import Point
@@ -50,7 +50,7 @@ def add_baselines(job: Job) -> dict[str, str]:
 def seconds_for_more(job: Job) -> float:
     """What is left for making another network before it is exported and scored, which takes what the original did."""
     original = job.store.point(ORIGINAL)
-    return job.clock.left() - seconds_needed(job) - (original.seconds or 0.0)
+    return seconds_spare(job) - (original.seconds or 0.0)
 
 
 def add_baseline(job: Job, point: Point, progress: Progress) -> None:

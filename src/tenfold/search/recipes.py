@@ -23,7 +23,7 @@ from tenfold.errors import OutOfTime, OutputError, TenfoldError, memory_reported
 from tenfold.report.wording import counted_passes, duration, told_passes
 from tenfold.search.applying import served_latency
 from tenfold.search.finalist import healing_file, repeatable
-from tenfold.search.finish import seconds_needed
+from tenfold.search.finish import seconds_spare
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.pace import original_pass
 from tenfold.search.point import Point
@@ -42,7 +42,7 @@ def add_recipes(job: Job) -> None:
     unmade = [asked for asked in job.recipes if asked.id not in failed and not job.store.has(asked.id)]
     if not unmade:
         return
-    end = time.monotonic() + SHARE * max(job.clock.left() - seconds_needed(job), 0.0)
+    end = time.monotonic() + SHARE * max(seconds_spare(job), 0.0)
     with job.clock.phase("recipes") as progress:
         for number, asked in enumerate(unmade):
 

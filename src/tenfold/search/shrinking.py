@@ -19,7 +19,7 @@ from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
 from tenfold.search.enough import more_time
 from tenfold.search.finalists import NAMES
-from tenfold.search.finish import RESULT, finish, seconds_needed
+from tenfold.search.finish import RESULT, finish, seconds_spare
 from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8, Frontier
 from tenfold.search.job import Job
 from tenfold.search.recipes import add_recipes
@@ -155,7 +155,7 @@ def note_finished(store: Store, time_limit: float, asked: Sequence[Asked]) -> No
 
 def in_time(job: Job) -> bool:
     """Whether there is time for more than the end takes."""
-    return job.clock.left() > seconds_needed(job)
+    return seconds_spare(job) > 0
 
 
 def time_to_scan(job: Job) -> bool:
@@ -163,7 +163,7 @@ def time_to_scan(job: Job) -> bool:
     if scanned(job) is not None:
         return in_time(job)
     tracing = job.store.point(ORIGINAL).seconds or 0.0  # which takes about as long as its export did
-    return job.clock.left() - seconds_needed(job) > 2 * SCAN_SHARE * job.clock.limit + tracing
+    return seconds_spare(job) > 2 * SCAN_SHARE * job.clock.limit + tracing
 
 
 def plain_known(job: Job) -> bool:

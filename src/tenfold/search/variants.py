@@ -22,7 +22,7 @@ from tenfold.cost import profile
 from tenfold.errors import OutOfTime, OutputError, TenfoldError, memory_reported
 from tenfold.search.budget import MB
 from tenfold.search.finalist import Healed, recalled
-from tenfold.search.finish import seconds_needed
+from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import ORIGINAL, choose, mark, nearest
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.pace import original_pass
@@ -135,7 +135,7 @@ def make(job: Job, forms: Forms, names: Sequence[str]) -> None:
         with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
             if claim is None or job.store.has(f"{forms.name}-{name}"):
                 continue
-            if seconds_for(job, VARIANTS[name]) > job.clock.left() - seconds_needed(job):
+            if seconds_for(job, VARIANTS[name]) > seconds_spare(job):
                 continue
             add_variant(job, forms, name, job.telling(progress, f"{forms.name}-{name}"))
         job.keep_time()
@@ -191,7 +191,7 @@ def made(
         if problems:
             raise TenfoldError("; ".join(map(str, problems)))
         # What comes after it, the export and the scoring, takes no longer than all of plain INT8 did.
-        seconds = job.clock.left() - seconds_needed(job) - seconds_plain(job)
+        seconds = seconds_spare(job) - seconds_plain(job)
         if seconds <= 0:
             raise OutOfTime("no time is left for it")
         applied = technique.apply(model, job.task, job.run(progress, seconds))
