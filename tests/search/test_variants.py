@@ -20,6 +20,7 @@ from tenfold.search.finalist import add_finalist, cut, keep, recalled
 from tenfold.search.finish import finish
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
+from tenfold.search.packed import PACKED
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.space import Plan
@@ -33,6 +34,8 @@ from tenfold.search.variants import (
     add_variants,
     add_what_may_do,
     bases,
+    for_speed_and_size,
+    integers_are_too_large,
     plain_forms,
     seconds_for,
     seconds_kept,
@@ -116,20 +119,44 @@ def test_fewer_bits_are_tried_first_where_integers_are_too_large(
     size, slow = forms.points["int8-static"].size_bytes / 1e6, forms.latency("fp32")
     tried: list[str] = []
     monkeypatch.setattr(
-        "tenfold.search.variants.wanted", lambda job, forms: ["int4-weights", "int8-equalized"]
-    )
-    monkeypatch.setattr(
         "tenfold.search.variants.make", lambda job, forms, names: tried.extend([forms.name, *names])
     )
     for limits in (
         Budget(size_mb=1.01 * size),  # INT8 fits
         Budget(latency_ms=slow, max_drop=0.1),  # no size is asked for
-        Budget(size_mb=0.9 * size, latency_ms=0.9 * slow),  # it would be too slow
     ):
         add_what_may_do(replace(job, budget=limits))
         assert tried == []
     add_what_may_do(replace(job, budget=Budget(size_mb=0.9 * size, latency_ms=1.1 * slow)))
-    assert tried == [UNTOUCHED, "int4-weights"]
+    assert tried == [UNTOUCHED, PACKED, "packed3-int8", "int4-weights"]
+
+
+def test_what_may_meet_a_size_is_as_fast_as_asked_for(job: Job) -> None:
+    forms = plain_forms(job)
+    size = 0.9 * forms.points["int8-static"].size_bytes / 1e6
+    floats, integers = forms.latency("fp32"), forms.latency("int8-static")
+    for limit in (None, 1.1 * max(floats, integers), 0.9 * floats, 0.9 * min(floats, integers)):
+        asked = replace(job, budget=Budget(size_mb=size, latency_ms=limit))
+        limit = limit or float("inf")
+        assert for_speed_and_size(asked, forms) == (integers <= limit)
+        assert integers_are_too_large(asked, forms) == (floats <= limit)
+
+
+def test_how_many_bits_follow_from_what_four_lose(job: Job) -> None:
+    budget = replace(job, budget=Budget(max_drop=0.01), minimize="size")
+    plain = dict(plain_forms(job).points)
+    for drop, wanted_then in ((None, [PACKED]), (0.002, ["packed3-int8", "packed6-int8"]), (0.05, ["packed5-int8", "packed6-int8"])):  # fmt: skip
+        points = dict(plain)
+        if drop is not None:
+            points[PACKED] = Point("o-packed-int8", "candidate", "", PACKED, validation_drop_high=drop)
+        found = wanted(replace(budget), Forms("c5", points))
+        assert [name for name in found if name.startswith("packed")] == wanted_then
+        assert ("int4-weights" in found) == (
+            drop != 0.002
+        )  # floats of four bits are larger and slower than integers
+    # Where size has no say, only speed counts.
+    fast = replace(job, budget=Budget(latency_ms=1e3, max_drop=0.01))
+    assert not [name for name in wanted(fast, Forms("c5", plain)) if name.startswith("packed")]
 
 
 def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +244,9 @@ def test_integers_are_mended_only_where_they_cost(job: Job) -> None:
     ("budget", "minimize", "expected"),
     [
         (Budget(max_drop=0.01), "latency", []),  # a smaller file is no faster
-        (Budget(max_drop=0.01), "size", ["int4-weights"]),
+        (Budget(max_drop=0.01), "size", [PACKED, "int4-weights"]),
         (Budget(size_mb=0.001), "size", []),  # larger than the budget by its weights alone
-        (Budget(size_mb=1), "size", ["int4-weights"]),
+        (Budget(size_mb=1), "size", [PACKED, "int4-weights"]),
     ],
 )
 def test_a_variant_is_made_only_where_it_could_be_chosen(

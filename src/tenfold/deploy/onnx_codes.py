@@ -59,9 +59,9 @@ def keep_codes(proto: ModelProto, model: nn.Module) -> int:
     del graph.node[:]
     graph.node.extend(nodes)
     if places:
-        _require(proto, "", OPSET)
+        require(proto, "", OPSET)
         if any(node.domain == CONTRIB for node in graph.node):
-            _require(proto, CONTRIB, 1)
+            require(proto, CONTRIB, 1)
         del graph.value_info[:]
     return len(places)
 
@@ -188,7 +188,8 @@ def _without_end(names: list[str]) -> list[str]:
     return names
 
 
-def _require(proto: ModelProto, domain: str, version: int) -> None:
+def require(proto: ModelProto, domain: str, version: int) -> None:
+    """Say that the file needs an operator set of at least this version, and 4-bit tensors."""
     for entry in proto.opset_import:
         if entry.domain == domain:
             entry.version = max(entry.version, version)

@@ -21,6 +21,7 @@ from tenfold.cost import Inputs
 from tenfold.deploy.onnx_codes import keep_codes
 from tenfold.deploy.onnx_operators import translations
 from tenfold.deploy.onnx_slim import slim
+from tenfold.deploy.onnx_stored import keep_stored
 from tenfold.errors import ExportError, NetworkError
 from tenfold.files import written
 
@@ -68,6 +69,7 @@ def to_onnx(model: nn.Module, inputs: Inputs, *, codes: bool = True) -> onnx.Mod
     slim(proto)
     if codes:
         keep_codes(proto, model)
+        keep_stored(proto, model)
     if proto.ByteSize() > PROTOBUF_LIMIT:
         raise ExportError(f"{type(model).__name__} is larger than the 2 GB that one ONNX file can hold")
     return proto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from torch import nn
 
 from tenfold.compress import Recipe, Step, Technique, is_saved, load, read_structure, save
 from tenfold.compress.distill import Distill
-from tenfold.compress.quantize import Quantize
+from tenfold.compress.quantize import Average, Quantize
 from tenfold.compress.saved import STRUCTURE
 from tenfold.compress.technique import Json
 from tenfold.errors import TenfoldError
 from tenfold.report.wording import counted_passes
 from tenfold.search.budget import MB
 from tenfold.search.job import Job, Progress, add_point
+from tenfold.search.packed import PACKED, bits_for, packed
 from tenfold.search.point import Point
 from tenfold.search.proposals import BITS, Proposal
 from tenfold.search.structures import prune_step
@@ -117,7 +119,7 @@ def add_finalist(
                 applied = technique.apply(model, job.task, job.run(progress))
                 model, steps = applied.model, (*steps, Step(technique, applied.resolved))
             recipe = Recipe(tuple(step.technique for step in steps), job.seed)
-            point = Point(point_id, "candidate", label(proposal, healed, precision), precision)
+            point = Point(point_id, "candidate", label(proposal, healed, precision, extra), precision)
             point.params, point.macs = proposal.params, proposal.macs
             if proposal.precision == precision.split("-")[0]:
                 point.predicted_latency_ms = proposal.latency_ms
@@ -134,15 +136,18 @@ def add_finalist(
 def served_as(job: Job, proposal: Proposal) -> dict[str, tuple[Technique, ...]]:
     """The precisions to export it in: all but those whose weights alone are larger than the budget allows."""
     limit = math.inf if job.budget.size_mb is None else job.budget.size_mb * MB
-    return {
+    served = {
         precision: extra
         for precision, extra in PRECISIONS.items()
         if precision.startswith(proposal.precision)
         or proposal.params * BITS[precision.split("-")[0]] / 8 <= limit
     }
+    if proposal.precision == "packed":
+        served[PACKED] = (packed(bits_for(job, proposal)),)
+    return served
 
 
-def label(proposal: Proposal, healed: Healed, precision: str) -> str:
+def label(proposal: Proposal, healed: Healed, precision: str, extra: Sequence[Technique]) -> str:
     """A line that tells it apart."""
     parts = []
     if proposal.plan.blocks:
@@ -155,5 +160,11 @@ def label(proposal: Proposal, healed: Healed, precision: str) -> str:
         )
     if healed.passes:
         parts.append(f"healed {counted_passes(healed.passes)}")
-    parts.append("INT8 static" if precision == "int8-static" else "fp32")
+    bits = [
+        each.stored_bits.bits
+        for each in extra
+        if isinstance(each, Quantize) and isinstance(each.stored_bits, Average)
+    ]
+    names = {"fp32": "fp32", "int8-static": "INT8 static"}
+    parts.append(names.get(precision) or f"INT8, {bits[0]:.3g}-bit weights")
     return ", ".join(parts)

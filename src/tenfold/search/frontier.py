@@ -216,7 +216,7 @@ def opened(folder: Path, point: Point, network: nn.Module) -> Artifact:
 
 
 def computed_in(form: str) -> Precision:
-    """What the layers of a form compute in: `int8-equalized` in static INT8, weights of four bits in float."""
+    """What the layers of a form compute in: `int8-equalized` and `packed-int8` in static INT8, other weights in float."""
     if form.startswith(Precision.INT8_DYNAMIC.value):
         return Precision.INT8_DYNAMIC
-    return Precision.INT8_STATIC if form.startswith("int8") else Precision.FLOAT32
+    return Precision.INT8_STATIC if form.startswith(("int8", "packed")) else Precision.FLOAT32

@@ -12,6 +12,7 @@ from tenfold.search.finish import seconds_needed
 from tenfold.search.frontier import ORIGINAL, PLAIN_INT8
 from tenfold.search.job import Job
 from tenfold.search.pace import TRAINING_OVER_FORWARD, original_pass
+from tenfold.search.packed import PACKED
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.variants import seconds_kept
@@ -24,6 +25,7 @@ TRIAL_EXAMPLES, TRIALS_SHARE = 1000, 0.1  # that are trained on to find a pace, 
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
 FEWEST_FIRST, FEWEST_NEXT = 0.5, 3.0  # passes below which the first finalist, or another, is not begun
+ROUNDING = 2.5  # times as long as plain INT8 takes what is stored in fewer bits, which is rounded with care
 PLAIN = {"fp32": ORIGINAL, "int8-static": PLAIN_INT8}
 
 
@@ -63,9 +65,11 @@ class Outlook:
         share = min(1.0, proposal.macs / max(self.job.original_profile().macs, 1))
         total = CUT_SECONDS
         for precision in served_as(self.job, proposal):
-            point = self._points.get(PLAIN[precision]) or self._points[ORIGINAL]
+            point = self._points.get(PLAIN.get(precision, PLAIN_INT8)) or self._points[ORIGINAL]
             scoring = (point.seconds_per_example or 0.0) * len(self.job.task.validation)
-            total += (point.seconds or 0.0) - (1 - share) * scoring
+            total += (ROUNDING if precision == PACKED else 1.0) * (point.seconds or 0.0) - (
+                1 - share
+            ) * scoring
         return total
 
     @cached_property

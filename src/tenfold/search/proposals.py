@@ -26,6 +26,7 @@ START_LEVELS = (0.875, 0.75, 0.5, 0.375, 0.25)  # of depth, of width, and of bot
 START_BLOCKS = (1, 2, 3, 4, 6, 8, 12, 16)  # the most dispensable of all stages, tried first as well
 RANDOM_TRIALS = 8  # after those, before the search is guided
 BITS = {"fp32": 32, "int8": 8}
+PACKED_BITS = 4.2  # of a weight of INT8 that is stored in four bits, multiples of scales included
 VIOLATION_WEIGHT = 4.0
 SIZE_MARGIN = 1.03  # bytes come out up to so much above their prediction; a limit is not to be missed by that
 
@@ -62,7 +63,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Judge:
-    """Turns a plan into a proposal. `count(plan)` gives its exact counts, `divergence(plan)` a guess in nats."""
+    """Turns a plan into a proposal, in the first of the `precisions` that serves it best. `count(plan)` gives its exact counts, `divergence(plan)` a guess in nats."""
 
     original: Profile
     count: Callable[[Plan], Profile]
@@ -85,10 +86,13 @@ class Judge:
         return replace(best, damage=units)
 
     def _in(self, precision: str, plan: Plan, counts: Profile, loss: float) -> Proposal:
-        latency: Prediction = self.latency.predict(counts, precision)
+        computed = "int8" if precision == "packed" else precision
+        latency: Prediction = self.latency.predict(counts, computed)
         size = round(
-            predicted_size(counts, BITS[precision]) * self.size_factors.get(precision, 1.0) * SIZE_MARGIN
+            predicted_size(counts, BITS[computed]) * self.size_factors.get(computed, 1.0) * SIZE_MARGIN
         )
+        if precision == "packed":  # all but the weights is as in INT8
+            size -= round(counts.params * (BITS["int8"] - PACKED_BITS) / 8)
         over = [
             value / limit - 1
             for value, limit in ((latency.ms, self.budget.latency_ms), (size / MB, self.budget.size_mb))

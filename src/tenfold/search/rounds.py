@@ -24,6 +24,7 @@ from tenfold.search.finalists import NAMES, Next, Tried, choose_next
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
+from tenfold.search.packed import PACKED
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.scoring import half_width
@@ -126,7 +127,7 @@ def outcome(job: Job, name: str, record: dict[str, Any]) -> Tried:
     passes, pace = (healing["passes"], healing["seconds_per_pass"]) if healing else (0.0, None)
     if healing and healing.get("device", "cpu") != job.train_on.type:
         pace = None  # the run goes on elsewhere
-    points = [p for p in job.store.points() if p.finalist == name and p.precision in PRECISIONS]
+    points = [p for p in job.store.points() if p.finalist == name and p.precision in (*PRECISIONS, PACKED)]
     limits = Budget(job.budget.latency_ms, job.budget.size_mb, job.budget.memory_mb)
     if not points:
         return Tried(proposal, 1.0, 1.0, False, passes, pace, name)

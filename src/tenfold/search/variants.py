@@ -20,12 +20,13 @@ from tenfold.compress.quantize import Mode, Quantize, QuantizeWeights
 from tenfold.compress.registry import is_final
 from tenfold.cost import profile
 from tenfold.errors import OutOfTime, OutputError, TenfoldError, memory_reported
-from tenfold.search.budget import MB
+from tenfold.search.budget import MB, Budget
 from tenfold.search.finalist import Healed, recalled
 from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import ORIGINAL, choose, mark, nearest
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.pace import original_pass
+from tenfold.search.packed import PACKED, packed
 from tenfold.search.point import Point
 
 UNTOUCHED = "o"  # begins the names of the points made of the untouched network
@@ -33,7 +34,8 @@ SHARE_OF_TIME = 0.25  # of the limit, that is kept for variants if any is worth 
 WORTH_MENDING = 0.25  # of the tolerated drop, that integers alone must lose
 TRAINED_PASSES = 2.0  # over the training data
 ROUNDED_PACE = 2.0  # a step of training rounded weights takes so many times as long as a plain one
-PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network
+PACE = 2.0  # a variant is expected to take so many times as long as the plain INT8 network …
+PACKED_PACE = 3.0  # … and one whose weights are rounded to few bits with care
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ Worth = Callable[[Job, Forms], bool]
 class Variant:
     """A form: the techniques that make it and the bits of a weight in its file, scales included.
 
-    `worth` says when it is worth making, `passes` over the training data what it trains for.
+    `worth` says when it is worth making, `passes` over the training data what it trains for, `pace` how many times as
+    long as the plain INT8 network it takes beside that.
     """
 
     label: str
@@ -69,6 +72,7 @@ class Variant:
     bits: float
     worth: Worth
     passes: float = 0.0
+    pace: float = PACE
 
 
 def for_size(job: Job, forms: Forms) -> bool:
@@ -78,10 +82,10 @@ def for_size(job: Job, forms: Forms) -> bool:
 
 def integers_are_too_large(job: Job, forms: Forms) -> bool:
     """Where only fewer bits than eight can meet the size, and the float network is fast enough as it is."""
-    limits, integers = job.budget, forms.points.get("int8-static")
-    if limits.size_mb is None or (integers is not None and (integers.size_bytes or 0) <= limits.size_mb * MB):
-        return False
-    return limits.latency_ms is None or forms.latency("fp32") <= limits.latency_ms
+    limit = job.budget.latency_ms
+    return too_large(job, forms.points.get("int8-static")) and (
+        limit is None or forms.latency("fp32") <= limit
+    )
 
 
 def where_dynamic_is_faster(job: Job, forms: Forms) -> bool:
@@ -104,10 +108,63 @@ def where_nothing_was_healed(job: Job, forms: Forms) -> bool:
     return job.budget.empty and forms.name == UNTOUCHED
 
 
+def for_speed_and_size(job: Job, forms: Forms) -> bool:
+    """INT8 of fewer bits in the file, where INT8 is fast enough: where size was asked for, or INT8 is too large."""
+    if job.budget.empty or job.minimize == "size":
+        return True
+    limit = job.budget.latency_ms
+    return too_large(job, forms.points.get("int8-static")) and (
+        limit is None or forms.latency("int8-static") <= limit or "int8-static" not in forms.points
+    )
+
+
+def where_four_bits_serve(job: Job, forms: Forms) -> bool:
+    """Where the packed network of four bits keeps what is tolerated, so that three may as well, and are asked for."""
+    asked = job.budget.empty or job.minimize == "size" or too_large(job, forms.points.get(PACKED))
+    return asked and four_bits_serve(forms, job.budget) is True
+
+
+def where_four_bits_lose_much(job: Job, forms: Forms) -> bool:
+    """Where it does not, and size is to be small: five may."""
+    return for_speed_and_size(job, forms) and four_bits_serve(forms, job.budget) is False
+
+
+def for_little_loss(job: Job, forms: Forms) -> bool:
+    """Six bits, which lose next to nothing, where size was asked for."""
+    return (job.budget.empty or job.minimize == "size") and PACKED in forms.points
+
+
+def for_size_alone(job: Job, forms: Forms) -> bool:
+    """`for_size`, where no packed network of integers serves: it is smaller, and faster."""
+    return for_size(job, forms) and not four_bits_serve(forms, job.budget)
+
+
+def four_bits_serve(forms: Forms, budget: Budget) -> bool | None:
+    """Whether the packed network of four bits loses no more than is tolerated; None where there is none."""
+    point = forms.points.get(PACKED)
+    if point is None or point.validation_drop_high is None:
+        return None
+    return point.validation_drop_high <= budget.tolerated_drop
+
+
+def too_large(job: Job, point: Point | None) -> bool:
+    """Whether there is a limit on size, and the point misses it or could not be made."""
+    limit = job.budget.size_mb
+    return limit is not None and not (point is not None and (point.size_bytes or 0) <= limit * MB)
+
+
 VARIANTS: dict[str, Variant] = {
+    PACKED: Variant("INT8, 4-bit weights", (packed(4.0),), 4.2, for_speed_and_size, pace=PACKED_PACE),
+    "packed3-int8": Variant(
+        "INT8, 3-bit weights", (packed(3.0),), 3.2, where_four_bits_serve, pace=PACKED_PACE
+    ),
+    "packed5-int8": Variant(
+        "INT8, 5-bit weights", (packed(5.0),), 5.2, where_four_bits_lose_much, pace=PACKED_PACE
+    ),
+    "packed6-int8": Variant("INT8, 6-bit weights", (packed(6.0),), 6.2, for_little_loss, pace=PACKED_PACE),
     "int8-dynamic": Variant("INT8 dynamic", (Quantize(mode=Mode.DYNAMIC),), 8.0, where_dynamic_is_faster),
     "int8-equalized": Variant("INT8 static, equalised", (Quantize(equalize=True),), 8.0, where_integers_cost),
-    "int4-weights": Variant("4-bit weights", (QuantizeWeights(bits=4),), 5.0, for_size),
+    "int4-weights": Variant("4-bit weights", (QuantizeWeights(bits=4),), 5.0, for_size_alone),
     "low-rank": Variant("low rank", (Factorize(),), 32.0, where_nothing_was_healed),
     # Last, for it takes by far the longest.
     "int8-trained": Variant(
@@ -116,22 +173,28 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+MAY_DO = (PACKED, "packed3-int8", "int4-weights")
+
+
 def add_variants(job: Job) -> None:
     """Make what is worth it of the best healed network and of the untouched one, while there is time."""
     for forms in bases(job):
-        make(job, forms, wanted(job, forms))
+        make(job, forms, list(VARIANTS))
 
 
 def add_what_may_do(job: Job) -> None:
     """Before anything is healed: the forms of the untouched network that may meet a size that its INT8 misses."""
     forms = plain_forms(job)
-    if integers_are_too_large(job, forms):
-        make(job, forms, [name for name in wanted(job, forms) if VARIANTS[name].worth is for_size])
+    if too_large(job, forms.points.get("int8-static")):
+        make(job, forms, MAY_DO)
 
 
 def make(job: Job, forms: Forms, names: Sequence[str]) -> None:
-    """Make variants in turn, each if there is time for it."""
+    """Make those of the variants that are worth it in turn, each if there is time for it, by what the last ones showed."""
     for name in names:
+        forms = Forms(forms.name, forms.points | points_of(job, forms.name))
+        if name not in wanted(job, forms):
+            continue
         with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
             if claim is None or job.store.has(f"{forms.name}-{name}"):
                 continue
@@ -150,6 +213,7 @@ def wanted(job: Job, forms: Forms) -> list[str]:
         name
         for name, variant in VARIANTS.items()
         if f"{forms.name}-{name}" not in failed
+        and name not in forms.points
         and not job.store.has(f"{forms.name}-{name}")
         and parameters * variant.bits / 8 <= limit
         and variant.worth(job, forms)
@@ -205,8 +269,10 @@ def made(
 def seconds_kept(job: Job) -> float:
     """What variants may take at the end of the job, as far as is known before anything was healed."""
     plain = plain_forms(job)
-    # What will be healed is not known yet; it is taken to answer in integers as the plain network does.
-    likely = [*wanted(job, plain), *wanted(job, Forms("", plain.points))]
+    # What will be healed is not known yet; it is taken to answer in integers as the plain network does. It is packed as
+    # it is made, if at all.
+    healed = [name for name in wanted(job, Forms("", plain.points)) if name != PACKED]
+    likely = [*wanted(job, plain), *healed]
     kept, most = 0.0, SHARE_OF_TIME * job.clock.limit
     for seconds in (seconds_for(job, VARIANTS[name]) for name in likely):
         kept += (
@@ -219,7 +285,7 @@ def seconds_for(job: Job, variant: Variant) -> float:
     """What a variant is expected to take; of what does not train, no more than is kept for them all."""
     processor = torch.device("cpu")  # where rounded weights are trained
     training = variant.passes * ROUNDED_PACE * original_pass(job, processor) if variant.passes else 0.0
-    return min(PACE * seconds_plain(job), SHARE_OF_TIME * job.clock.limit) + training
+    return min(variant.pace * seconds_plain(job), SHARE_OF_TIME * job.clock.limit) + training
 
 
 def seconds_plain(job: Job) -> float:
@@ -238,9 +304,13 @@ def bases(job: Job) -> list[Forms]:
     of_all, best = (
         choose(some, job.budget, job.minimize) or nearest(some, job.budget)[0] for some in (points, healed)
     )
-    forms = {point.precision: point for point in healed if point.finalist == best.finalist}
-    found = [Forms(best.finalist, forms), plain_forms(job)]
+    found = [Forms(best.finalist, points_of(job, best.finalist)), plain_forms(job)]
     return found if of_all.finalist == best.finalist else found[::-1]
+
+
+def points_of(job: Job, name: str) -> dict[str, Point]:
+    """The points that were made of a finalist, or of the untouched network beside the baselines, by precision."""
+    return {point.precision: point for point in job.store.points() if name and point.finalist == name}
 
 
 def plain_forms(job: Job) -> Forms:

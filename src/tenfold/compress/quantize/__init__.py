@@ -9,6 +9,7 @@ from tenfold.compress.quantize.quantizer import Mode, Quantize, check_finite, is
 from tenfold.compress.quantize.rounding import Gptq, Learned, Nearest
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.spans import Unit
+from tenfold.compress.quantize.stored import StoredWeight, stored_weights
 from tenfold.compress.quantize.weight_expand import CodedWeight, coded_weights, unpacked
 from tenfold.compress.quantize.weight_insert import PackedWeight, packed_weights
 from tenfold.compress.quantize.weight_only import QuantizeWeights
@@ -27,6 +28,7 @@ __all__ = [
     "PerTensor",
     "Quantize",
     "QuantizeWeights",
+    "StoredWeight",
     "Unit",
     "ZeroPoint",
     "capture",
@@ -39,6 +41,7 @@ __all__ = [
     "packed_bytes",
     "packed_weights",
     "quiet",
+    "stored_weights",
     "unpack_codes",
     "unpacked",
 ]

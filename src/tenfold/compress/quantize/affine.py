@@ -66,10 +66,15 @@ def weight_scales(
     largest = channels.abs().amax(dim=1)
     scale = largest / weight_limit(bits)
     if bias is not None:
-        scale = torch.maximum(scale, bias.detach().double().abs() / (input_scale * BIAS_LIMIT))
+        scale = torch.maximum(scale, least_scales(bias, input_scale))
     if isinstance(granularity, PerTensor):
         scale = scale.amax()
     return scale.clamp(min=TINY).float()
+
+
+def least_scales(bias: Tensor, input_scale: float) -> Tensor:
+    """The scales of a weight (C,) below which its int32 bias (C,) would not fit: float64."""
+    return bias.detach().double().abs() / (input_scale * BIAS_LIMIT)
 
 
 def round_weight(weight: Tensor, scale: Tensor, axis: int, bits: int) -> Tensor:

@@ -40,10 +40,12 @@ def insert_static(
     names: dict[fx.Node, str],
     affines: Mapping[str, Affine],
     form: IntegerForm,
+    scales: Mapping[str, Tensor],
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     """Quantise and dequantise every tensor of the plan, and every weight and bias.
 
-    `affines` holds the quantiser of each tensor of the plan by name. Returns the module, and for each layer's name
+    `affines` holds the quantiser of each tensor of the plan by name, `scales` those of weights that have theirs, by
+    the first layer that reads them. Returns the module, and for each layer's name
     the node that now computes it.
     """
     graph = module.graph
@@ -51,8 +53,8 @@ def insert_static(
     first = leaders(layers)
     for leader in dict.fromkeys(first.values()):
         tied = {name: layers[name] for name in layers if first[name] == leader}
-        scales = [affines[names[plan.tensors[layer.input]]].scale for layer in tied.values()]
-        _quantize_weights(module, tied, form, scales)
+        inputs = [affines[names[plan.tensors[layer.input]]].scale for layer in tied.values()]
+        _quantize_weights(module, tied, form, inputs, scales.get(leader))
     for node, keeper in plan.tensors.items():
         path = f"{ROOT}.{names[keeper]}"
         if keeper is node:
@@ -75,7 +77,11 @@ def insert_static(
 
 
 def insert_dynamic(
-    module: fx.GraphModule, plan: Plan, names: dict[fx.Node, str], form: IntegerForm
+    module: fx.GraphModule,
+    plan: Plan,
+    names: dict[fx.Node, str],
+    form: IntegerForm,
+    scales: Mapping[str, Tensor],
 ) -> tuple[fx.GraphModule, dict[str, str]]:
     """Replace each layer by the operator that quantises its input when it runs. Returns as `insert_static`."""
     graph = module.graph
@@ -88,7 +94,9 @@ def insert_dynamic(
         path = f"{ROOT}.{name}"
         weight, bias = _values(module, layer, form.add_bias)
         if first[name] == name:
-            scale = affine.weight_scales(weight, layer.axis, form.bits, granularity=form.granularity)
+            scale = scales.get(name)
+            if scale is None:
+                scale = affine.weight_scales(weight, layer.axis, form.bits, granularity=form.granularity)
             integers = affine.round_weight(weight, scale, layer.axis, form.bits)
             set_buffer(module, f"{path}.weight", integers if layer.axis == 0 else integers.t().contiguous())
             set_buffer(module, f"{path}.weight_scale", scale)
@@ -117,27 +125,28 @@ def _quantize_weights(
     tied: Mapping[str, Layer],
     form: IntegerForm,
     input_scales: Sequence[float],
+    scale: Tensor | None,
 ) -> None:
     """Put int8 weights and an int32 bias, each behind its dequantisation, in the place of the float ones.
 
     `tied` are the layers by name that share one weight, which is stored under the first one's name; its scale serves
-    the biases of all. The bias of a product of more than two dimensions stays float: runtimes add it after the
+    the biases of all, and is `scale` where one is given. The bias of a product of more than two dimensions stays float: runtimes add it after the
     product, in float.
     """
     path = f"{ROOT}.{next(iter(tied))}"
     values = {name: _values(module, layer, form.add_bias) for name, layer in tied.items()}
     in_integers = {
-        name: bias is not None and (tied[name].is_convolution or len(shape_of(tied[name].node)) == 2)
-        for name, (_, bias) in values.items()
+        name: bias is not None and adds_in_integers(tied[name]) for name, (_, bias) in values.items()
     }
     axis = next(iter(tied.values())).axis
-    needed = [
-        affine.weight_scales(
-            weight, axis, form.bits, bias if in_integers[name] else None, input_scale, form.granularity
-        )
-        for (name, (weight, bias)), input_scale in zip(values.items(), input_scales, strict=True)
-    ]
-    scale = torch.stack(needed).amax(0)
+    if scale is None:
+        needed = [
+            affine.weight_scales(
+                weight, axis, form.bits, bias if in_integers[name] else None, input_scale, form.granularity
+            )
+            for (name, (weight, bias)), input_scale in zip(values.items(), input_scales, strict=True)
+        ]
+        scale = torch.stack(needed).amax(0)
     weight = next(iter(values.values()))[0]
     set_buffer(module, f"{path}.weight", affine.round_weight(weight, scale, axis, form.bits))
     set_buffer(module, f"{path}.weight_scale", scale)
@@ -176,6 +185,11 @@ def set_bias(layer: Layer, bias: fx.Node) -> None:
         node.update_arg(2, bias)
     else:
         node.args = (*node.args, bias)
+
+
+def adds_in_integers(layer: Layer) -> bool:
+    """Is the bias added before the output is rounded? Runtimes add those of larger products in float, afterwards."""
+    return layer.is_convolution or len(shape_of(layer.node)) == 2
 
 
 def can_have_bias(layer: Layer) -> bool:

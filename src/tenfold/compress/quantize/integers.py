@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import fx
+from torch import Tensor, fx
 
 from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.quantize.insert import IntegerForm, insert_dynamic, insert_static
@@ -65,13 +65,17 @@ def inserted(
     floats: Set[str],
     affines: Mapping[str, Affine],
     form: IntegerForm,
+    scales: Mapping[str, Tensor] | None = None,
 ) -> tuple[fx.GraphModule, dict[str, str]]:
-    """A copy of the float `module` over integers, and the node that computes each layer by the layer's name."""
+    """A copy of the float `module` over integers, and the node that computes each layer by the layer's name.
+
+    Weights have the `scales` that are given, by layer.
+    """
     module = copy.deepcopy(module)
     plan, names = planned(module, mode, floats)
     if mode is Mode.STATIC:
-        return insert_static(module, plan, names, affines, form)
-    return insert_dynamic(module, plan, names, form)
+        return insert_static(module, plan, names, affines, form, scales or {})
+    return insert_dynamic(module, plan, names, form, scales or {})
 
 
 def named(layers: Sequence[Layer], names: Mapping[fx.Node, str], patterns: Sequence[str]) -> frozenset[str]:

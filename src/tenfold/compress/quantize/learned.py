@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, fx
@@ -21,6 +21,7 @@ from tenfold.compress.quantize.rounding import (
     FitGrid,
     Gptq,
     Learned,
+    Nearest,
     round_by_gptq,
     round_to_nearest,
 )
@@ -154,3 +155,10 @@ def _learn(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         walk.tell(layers[0].target.name, done, work)
+
+
+ROUND: dict[type, Callable[..., None]] = {
+    Nearest: round_to_nearest,
+    Gptq: round_by_gptq,
+    Learned: round_by_learning,
+}

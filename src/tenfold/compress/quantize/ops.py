@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tenfold.compress.quantize.codes import unpack_codes
 from tenfold.compress.quantize.grid import spread
+from tenfold.compress.quantize.two_level import MULTIPLE_BITS
 from tenfold.cost import register
 
 LEVELS = 255  # uint8 activations take the values 0 … 255
@@ -204,12 +205,38 @@ def _(
     return scale.new_empty(shape, dtype=torch.float32)
 
 
+@define(
+    "expand_weight(Tensor codes, Tensor? multiples, int bits, int[] shape, int axis, int group) -> Tensor"
+)
+def expand_weight(
+    codes: Tensor, multiples: Tensor | None, bits: int, shape: list[int], axis: int, group: int
+) -> Tensor:
+    """Packed codes (bytes,) uint8 to an int8 weight of `shape`: m · (q − 2^(bits−1)).
+
+    The weight is the matrix (R, K) of its output channels along `axis`; `multiples` are packed codes of four bits, one
+    for each `group` of its inputs, (R, K / group).
+    """
+    rows, number = shape[axis], math.prod(shape)
+    q = unpack_codes(codes, bits, number).to(torch.int16) - 2 ** (bits - 1)
+    if multiples is not None:
+        q = (q.reshape(-1, group) * unpack_codes(multiples, MULTIPLE_BITS, number // group)[:, None]).reshape(
+            -1
+        )
+    moved = [rows, *(size for dim, size in enumerate(shape) if dim != axis)]
+    return q.to(torch.int8).reshape(moved).movedim(0, axis).contiguous()
+
+
+@shape_of_result("expand_weight")
+def _(codes: Tensor, multiples: Tensor | None, bits: int, shape: list[int], axis: int, group: int) -> Tensor:
+    return codes.new_empty(shape, dtype=torch.int8)
+
+
 def _of_each(flops: float) -> Callable[..., float]:
     return lambda *args, out, **kwargs: flops * math.prod(out)
 
 
 # What they cost, for the counter: multiply-adds as the layers have them; rounding and scaling beside.
-for _name in ("quantize", "dequantize", "dequantize_channels", "embed", "unpack_weight"):
+for _name in ("quantize", "dequantize", "dequantize_channels", "embed", "unpack_weight", "expand_weight"):
     register(f"tenfold::{_name}", other_flops=_of_each(2))
 for _name in ("dynamic_linear", "dynamic_conv"):
     register(

@@ -8,22 +8,32 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from tenfold.coding import decode, encode
-from tenfold.compress.quantize.affine import Affine, affine_of_range
+from tenfold.compress.quantize.affine import Affine, affine_of_range, least_scales, weight_limit
+from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware_static import train_static
 from tenfold.compress.quantize.bias import correct_biases, output_means
 from tenfold.compress.quantize.capture import attribute, shape_of
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
-from tenfold.compress.quantize.insert import ROOT, IntegerForm
+from tenfold.compress.quantize.insert import ROOT, IntegerForm, adds_in_integers
 from tenfold.compress.quantize.integers import Integers, Mode, inserted, named, planned, unmatched
-from tenfold.compress.quantize.layers import Layer, unshared
+from tenfold.compress.quantize.layers import Layer, readable, unshared
 from tenfold.compress.quantize.mixed import choose, distortions, layer_macs
 from tenfold.compress.quantize.observe import Observer, check_values, observe, require_finite
 from tenfold.compress.quantize.plan import Plan
+from tenfold.compress.quantize.rounding import Gptq, Rounding
 from tenfold.compress.quantize.simplify import capture_folded
+from tenfold.compress.quantize.stored import (
+    NARROW,
+    Coarse,
+    StoredWeight,
+    blank_weight,
+    insert_stored,
+    round_coarsely,
+)
 from tenfold.compress.quantize.tables import insert_tables
 from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
 from tenfold.cost import Device, Inputs, has_int8_dot_product
@@ -33,6 +43,7 @@ from tenfold.errors import NetworkError, RecipeError, TenfoldError
 BATCH = 32
 UNTRAINED = 0.4  # share of the work before training, as it is told
 JUDGED = 32  # examples on which a layer's rounding is judged, once for every layer
+LARGEST_INPUT = 2**29  # bytes of the largest activation, over all examples, where weights are rounded by them
 CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -54,6 +65,11 @@ class Quantize:
     `floats` are patterns of names ("layer1.*", "classifier") of layers that stay float. With `target_latency`, a share
     of the float network's measured latency, as many others stay float as it allows: those whose rounding moves the
     network's answer most for the milliseconds that it saves, every choice being measured (`Run.latency`).
+
+    With `stored_bits`, 2 to 7, or `Average(bits)` for a width of each layer's own, files hold weights of so many bits,
+    rounded by `rounding` on grids of two levels (`tenfold.compress.quantize.two_level`): groups of up to `group`
+    inputs have scales that are whole multiples of their channel's. ONNX Runtime expands them to int8 when it loads the
+    file, and is as fast as ever. 4 bits are known as W4A8.
     """
 
     mode: Mode = Mode.STATIC
@@ -68,6 +84,9 @@ class Quantize:
     activations: ZeroPoint = ZeroPoint.INTEGER
     floats: tuple[str, ...] = ()
     target_latency: float | None = None
+    stored_bits: int | Average | None = None
+    group: int = 32
+    rounding: Rounding = Gptq()  # noqa: RUF009
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Mode) or not isinstance(self.observer, Observer):
@@ -103,6 +122,29 @@ class Quantize:
         object.__setattr__(self, "floats", tuple(self.floats))
         if self.target_latency is not None and not 0.0 < self.target_latency < 1.0:
             raise ValueError(f"Quantize: target_latency must be between 0 and 1, not {self.target_latency!r}")
+
+        self._check_stored()
+
+    def _check_stored(self) -> None:
+        if type(self.group) is not int or self.group < 2:
+            raise ValueError(f"Quantize: group must be a whole number of at least 2, not {self.group!r}")
+        bits = self.stored_bits
+        if bits is None:
+            return
+        if not isinstance(bits, Average) and (type(bits) is not int or bits not in NARROW):
+            raise ValueError(
+                f"Quantize: stored_bits must be {NARROW[0]} to {NARROW[-1]}, Average(bits) or None, not {bits!r}"
+            )
+        for clash, text in (
+            (not isinstance(self.granularity, PerChannel), "need granularity PerChannel()"),
+            (
+                self.epochs > 0,
+                "cannot be trained: heal the float network before, or give epochs to QuantizeWeights",
+            ),
+            (self.target_latency is not None, "do not go with target_latency: they change no latency"),
+        ):
+            if clash:
+                raise ValueError(f"Quantize: stored_bits {text}")
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, nothing to quantise, a quantised network, patterns that match no layer."""
@@ -165,10 +207,12 @@ class Quantize:
             for name, mean in means.items():
                 require_finite(name, mean)
 
+        stored, scales, narrow = self._stored(module, plan, names, known, bits, examples, run.part(0.3, 0.6))
+
         def made(floats: frozenset[str]) -> Integers:
             plan, names = planned(module, self.mode, floats)
             affines = self._calibrate(module, plan, names, known, examples, run)
-            network, computed = inserted(module, self.mode, floats, affines, form)
+            network, computed = inserted(module, self.mode, floats, affines, form, scales)
             network, tables = insert_tables(network, ROOT, None if self.embeddings else [])
             if self.bias_correction:
                 correct_biases(
@@ -210,10 +254,12 @@ class Quantize:
             "floats": sorted(floats),
             "layers": list(result.computed),
             "embeddings": result.tables,
+            "stored": {name: {"bits": w.bits, "group": w.group} for name, w in stored.items()},
+            "stored_allocation": narrow,
             "tensors": {n: {"scale": a.scale, "zero_point": a.zero_point} for n, a in affines.items()},
         }
         whole.progress(1.0, "quantize: done")
-        return Applied(result.module, resolved)
+        return Applied(insert_stored(result.module, stored) if stored else result.module, resolved)
 
     def rebuild(self, model: nn.Module, resolved: Json, inputs: Inputs) -> nn.Module:
         """The module that `apply` made, with the integers of `model`'s own weights until a state is loaded."""
@@ -229,6 +275,7 @@ class Quantize:
             given_scales = resolved.get("granularity", encode(PerChannel()))
             granularity = decode(PerChannel | PerTensor, given_scales, (), "granularity")
             activations = ZeroPoint(resolved.get("activations", ZeroPoint.INTEGER.value))
+            forms = {str(n): (int(w["bits"]), int(w["group"])) for n, w in resolved.get("stored", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"quantize: the resolved step is malformed ({error!r})") from error
         if bits not in (7, 8):
@@ -243,7 +290,13 @@ class Quantize:
             odd = sorted(strange | set(expected) ^ set(given)) or ["the order of layers"]
             raise RecipeError(f"quantize: made for another network; they differ at {odd[0]}")
         form = IntegerForm(bits, granularity, activations, add_bias)
-        return insert_tables(inserted(module, mode, floats, affines, form)[0], ROOT, tables)[0]
+        readers = storable(module, plan, mode) if forms else {}
+        blank = {
+            name: blank_weight(name, readers, *given, by_output=mode is Mode.DYNAMIC)
+            for name, given in forms.items()
+        }
+        network = insert_tables(inserted(module, mode, floats, affines, form)[0], ROOT, tables)[0]
+        return insert_stored(network, blank) if blank else network
 
     def _floats(self, module: fx.GraphModule) -> frozenset[str]:
         """The layers that the user wants float, by name."""
@@ -251,6 +304,40 @@ class Quantize:
         for problem in unmatched(plan.layers, names, self.floats):
             raise RecipeError(str(problem))
         return named(plan.layers, names, self.floats)
+
+    def _stored(
+        self,
+        module: fx.GraphModule,
+        plan: Plan,
+        names: dict[fx.Node, str],
+        known: dict[str, Affine],
+        limit_bits: int,
+        examples: Split,
+        run: Run,
+    ) -> tuple[dict[str, StoredWeight], dict[str, Tensor], Json | None]:
+        """What `round_coarsely` returns of the layers whose weights nothing else reads; nothing without `stored_bits`."""
+        if self.stored_bits is None:
+            return {}, {}, None
+        layers = storable(module, plan, self.mode)
+        least = {}
+        for name, layer in layers.items():
+            least[name] = torch.zeros(shape_of(layer.weight)[layer.axis], dtype=torch.float64)
+            if known and layer.bias is not None and adds_in_integers(layer):
+                scale = known[names[plan.tensors[layer.input]]].scale
+                least[name] = least_scales(attribute(module, str(layer.bias.target)), scale)
+        coarse = Coarse(
+            self.stored_bits,
+            self.group,
+            weight_limit(limit_bits),
+            self.observer,
+            self.rounding,
+            self.bias_correction,
+        )
+        few = correction_inputs(module.graph, examples, LARGEST_INPUT)
+        stored, scales, allocation = round_coarsely(module, layers, least, coarse, few, run)
+        if self.mode is Mode.DYNAMIC:  # whose integers lie by output, whatever the layer's call
+            stored = {name: weight.by_output() for name, weight in stored.items()}
+        return stored, scales, allocation
 
     def _allocated(
         self,
@@ -296,6 +383,17 @@ class Quantize:
             ranges = observe(module, new, batches, self.observer, self.activations)
             known |= {name: affine_of_range(*ranges[node], self.activations) for node, name in new.items()}
         return {name: known[name] for name in keepers.values()}
+
+
+def storable(module: fx.GraphModule, plan: Plan, mode: Mode) -> dict[str, Layer]:
+    """The layers whose weights can be stored in fewer bits, by name.
+
+    Nothing else reads these. The dynamic mode's convolutions are left out: their runtime's operator shifts the integers.
+    """
+    layers = readable(module.graph, plan.layers)
+    if mode is Mode.STATIC:
+        return layers
+    return {name: layer for name, layer in layers.items() if not layer.is_convolution}
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -15,11 +15,12 @@ from torch import Tensor, fx
 from tenfold.compress.quantize.bias import channel_means
 from tenfold.compress.quantize.capture import attribute, shape_of
 from tenfold.compress.quantize.grid import Grid
+from tenfold.compress.quantize.insert import ROOT
 from tenfold.compress.quantize.layer_inputs import matrix_of, weight_of
-from tenfold.compress.quantize.layers import Layer
+from tenfold.compress.quantize.layers import Layer, leaders
 from tenfold.compress.quantize.observe import placeholders
 from tenfold.compress.quantize.spans import Span, Unit, Values, compute, joined, spans, take
-from tenfold.compress.quantize.weight_insert import UNPACK, store
+from tenfold.compress.quantize.weight_insert import UNPACK, Form, insert_bias, insert_packed, store
 from tenfold.compress.technique import Run
 from tenfold.cost import Inputs, batch_size
 from tenfold.errors import NetworkError, OutOfTime
@@ -65,6 +66,25 @@ class Target:
     def work(self) -> float:
         """Multiply-adds of one example."""
         return float(self.places * self.weight.numel())
+
+
+def packed_targets(
+    module: fx.GraphModule, layers: dict[str, Layer], forms: dict[str, Form], add_bias: bool
+) -> list[Target]:
+    """Packed weights of zeros in the place of the float ones of the layers, by name, and where they lie."""
+    targets: dict[str, Target] = {}
+    for name, first in leaders(layers).items():
+        layer, path = layers[name], f"{ROOT}.{name}"
+        weight = attribute(module, str(layer.weight.target)).detach()
+        if name == first:
+            path, unpacking = insert_packed(module, layer, name, forms[name], add_bias)
+        else:
+            unpacking = targets[first].unpacking
+            layer.node.replace_input_with(layer.weight, unpacking)
+            if add_bias:
+                insert_bias(module, layer, path)
+        targets[name] = Target(layer, name, weight, path, unpacking, tied=name != first)
+    return list(targets.values())
 
 
 class Walk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tenfold.compress.quantize.allocation import Average, allocate, fisher_diagonals
+from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware import train_aware
+from tenfold.compress.quantize.bits import bits_by_layer
 from tenfold.compress.quantize.capture import attribute, rebuilt
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.grid import BITS, Granularity, Grid, PerGroup, ZeroPoint
-from tenfold.compress.quantize.insert import ROOT
 from tenfold.compress.quantize.layer_inputs import matrix_of
-from tenfold.compress.quantize.layers import Layer, find_layers, leaders, readable, unshared
-from tenfold.compress.quantize.learned import round_by_learning
+from tenfold.compress.quantize.layers import Layer, find_layers, readable, unshared
+from tenfold.compress.quantize.learned import ROUND
 from tenfold.compress.quantize.observe import Observer, check_values
 from tenfold.compress.quantize.quantizer import (
     BATCH,
+    LARGEST_INPUT,
     UNTRAINED,
     captured,
     check_finite,
@@ -32,28 +33,14 @@ from tenfold.compress.quantize.quantizer import (
     without_layers,
 )
 from tenfold.compress.quantize.ranges import fit_grid
-from tenfold.compress.quantize.rounding import (
-    Gptq,
-    Learned,
-    Nearest,
-    Rounding,
-    round_by_gptq,
-    round_to_nearest,
-)
+from tenfold.compress.quantize.rounding import Gptq, Learned, Rounding
 from tenfold.compress.quantize.spans import Unit
-from tenfold.compress.quantize.walk import Target, Walk
-from tenfold.compress.quantize.weight_insert import Form, insert_bias, insert_packed
+from tenfold.compress.quantize.walk import Target, Walk, packed_targets
+from tenfold.compress.quantize.weight_insert import Form
 from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
 from tenfold.cost import Device, Inputs, batch_size, map_inputs
 from tenfold.data import Task
-from tenfold.errors import NetworkError, OutOfTime, RecipeError
-
-ROUND: dict[type, Callable[..., None]] = {
-    Nearest: round_to_nearest,
-    Gptq: round_by_gptq,
-    Learned: round_by_learning,
-}
-LARGEST_INPUT = 2**29  # bytes of the largest activation during calibration, over all its examples
+from tenfold.errors import NetworkError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -120,7 +107,16 @@ class QuantizeWeights:
         weights = {
             name: attribute(module, str(layer.weight.target)).detach() for name, layer in layers.items()
         }
-        bits, allocation = self._bits(module, layers, weights, examples, run)
+        bits, allocation = bits_by_layer(
+            self.bits,
+            module,
+            layers,
+            weights,
+            lambda matrix, b: fit_grid(matrix, b, self.granularity, self.zero_point, self.observer),
+            examples,
+            run.part(0.05, 0.1),
+            "quantize-weights",
+        )
         targets = self._inserted(module, layers, bits, self.bias_correction)
 
         def fit(target: Target, importance: Tensor | None) -> Grid:
@@ -170,62 +166,7 @@ class QuantizeWeights:
         self, module: fx.GraphModule, layers: dict[str, Layer], bits: dict[str, int], add_bias: bool
     ) -> list[Target]:
         """Packed weights of zeros in the place of the float ones, and where they lie."""
-        targets: dict[str, Target] = {}
-        for name, first in leaders(layers).items():
-            layer, path = layers[name], f"{ROOT}.{name}"
-            weight = attribute(module, str(layer.weight.target)).detach()
-            if name == first:
-                path, unpacking = insert_packed(module, layer, name, self._form(bits[name]), add_bias)
-            else:
-                unpacking = targets[first].unpacking
-                layer.node.replace_input_with(layer.weight, unpacking)
-                if add_bias:
-                    insert_bias(module, layer, path)
-            targets[name] = Target(layer, name, weight, path, unpacking, tied=name != first)
-        return list(targets.values())
-
-    def _bits(
-        self,
-        module: fx.GraphModule,
-        layers: dict[str, Layer],
-        weights: dict[str, Tensor],
-        examples: Inputs,
-        run: Run,
-    ) -> tuple[dict[str, int], Json | None]:
-        """The bits of each layer: the same for all, or an allocation, with what it is expected to gain."""
-        if not isinstance(self.bits, Average):
-            return dict.fromkeys(layers, self.bits), None
-
-        def before(share: float) -> None:
-            if run.seconds_left() <= 0:
-                raise OutOfTime("quantize-weights ran out of time while it allocated bits: give it more")
-            run.progress(0.05 + 0.05 * share, "quantize-weights: allocating bits")
-
-        first = leaders(layers)
-        once = {name: layers[name] for name in dict.fromkeys(first.values())}
-        fisher = fisher_diagonals(module, once, examples, run.seed, before)
-        choices, curves = self.bits.choices, []
-        for name, layer in once.items():
-            matrix, importance = matrix_of(weights[name], layer.axis), matrix_of(fisher[name], layer.axis)
-            curve = []
-            for bits in choices:
-                grid = fit_grid(matrix, bits, self.granularity, self.zero_point, self.observer)
-                distortion = 0.5 * float(
-                    (importance * (grid.rounded(matrix) - matrix).square()).double().sum()
-                )
-                curve.append((float(bits * matrix.numel()), distortion))
-            curves.append(curve)
-        number = sum(weights[name].numel() for name in once)
-        chosen = allocate(curves, self.bits.bits * number)
-        found = dict(zip(once, (choices[i] for i in chosen), strict=True))
-        # Beside it, as a measure: the most bits that all layers can have alike.
-        alike = choices.index(max(bits for bits in choices if bits <= self.bits.bits))
-        return {name: found[first[name]] for name in layers}, {
-            "expected_loss": sum(curve[i][1] for curve, i in zip(curves, chosen, strict=True)),
-            "bits": sum(curve[i][0] for curve, i in zip(curves, chosen, strict=True)) / number,
-            "uniform_bits": choices[alike],
-            "uniform_expected_loss": sum(curve[alike][1] for curve in curves),
-        }
+        return packed_targets(module, layers, {name: self._form(bits[name]) for name in layers}, add_bias)
 
     def _form(self, bits: int) -> Form:
         return Form(bits, self.granularity, self.zero_point)

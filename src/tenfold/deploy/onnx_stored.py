@@ -1,0 +1,136 @@
+"""Weights of fewer bits than they are computed in, in an ONNX file: bytes, and the call that makes int8 of them.
+
+ONNX has no tensors of 3, 5, 6 or 7 bits, but operators enough to unpack them: a function of the file's own, which
+stands in it once. All that it reads is constant, so a runtime computes it when it loads the file and keeps what it
+gives: ONNX Runtime does, at every level of optimisation but none, and takes the result into its integer kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import fx, nn
+
+from tenfold.compress.quantize import StoredWeight, stored_weights
+from tenfold.deploy.onnx_codes import require
+
+DOMAIN = "tenfold"
+OPSET = 21  # of multiples of 4 bits
+BYTE = 8
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What an unpacking function does: `bits` a code, multiples or none, zeros at the end or none, a transposition or none."""
+
+    bits: int
+    grouped: bool
+    cut: bool
+    transposed: bool
+
+    @property
+    def name(self) -> str:
+        return f"w{self.bits}{'g' * self.grouped}{'c' * self.cut}{'t' * self.transposed}"
+
+
+def keep_stored(proto: ModelProto, model: nn.Module) -> int:
+    """Replace the int8 weights of `proto` that `model` holds in fewer bits, in place; returns how many.
+
+    `proto` is the export of `unpacked(model)`: weights are known again by their integers.
+    """
+    known: dict[tuple[tuple[int, ...], bytes], tuple[StoredWeight, bool]] = {}
+    for _, weight in stored_weights(model) if isinstance(model, fx.GraphModule) else ():
+        values = weight.values().numpy()
+        known[values.shape, values.tobytes()] = weight, False
+        if values.ndim == 2:
+            known.setdefault((values.T.shape, np.ascontiguousarray(values.T).tobytes()), (weight, True))
+    graph, first, forms = proto.graph, list[NodeProto](), dict[str, _Form]()
+    for tensor in [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]:
+        found = known.get((tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()))
+        if found is None:
+            continue
+        form, node = _call(graph, tensor, *found, name=f"p{len(first)}/")
+        graph.initializer.remove(tensor)
+        forms[form.name] = form
+        first.append(node)
+    if first:
+        nodes = [*first, *graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        proto.functions.extend(_function(form) for form in forms.values())
+        require(proto, "", OPSET)
+        require(proto, DOMAIN, 1)
+    return len(first)
+
+
+def _call(
+    graph: GraphProto, tensor: TensorProto, weight: StoredWeight, transposed: bool, name: str
+) -> tuple[_Form, NodeProto]:
+    """The call that makes this initialiser's values; what it reads joins the initialisers."""
+    codes, _ = weight.packed()
+    count, rows = weight.codes.numel(), len(weight.codes)
+    by_input = (weight.axis != 0) != transposed  # the file's tensor, beside the codes (R, K)
+    form = _Form(weight.bits, weight.multiples is not None, count % BYTE != 0, by_input)
+    stream = codes.numpy()
+    stream = np.append(stream, np.zeros(-len(stream) % weight.bits, dtype=np.uint8))
+    inputs: dict[str, TensorProto] = {"c": numpy_helper.from_array(stream.reshape(-1, 1))}
+    if weight.multiples is not None:
+        inputs["m"] = _fours(weight.multiples.numpy())
+        groups = weight.multiples.shape[1]
+        inputs["g"] = numpy_helper.from_array(np.array([rows, groups, weight.group], dtype=np.int64))
+    if form.cut:
+        inputs["n"] = numpy_helper.from_array(np.array([count], dtype=np.int64))
+    shape = list(tensor.dims)[::-1] if by_input else list(tensor.dims)
+    inputs["s"] = numpy_helper.from_array(np.array(shape, dtype=np.int64))
+    for leaf, value in inputs.items():
+        value.name = f"{name}{leaf}"
+        graph.initializer.append(value)
+    names = [value.name for value in inputs.values()]
+    return form, helper.make_node(form.name, names, [tensor.name], domain=DOMAIN)
+
+
+def _fours(values: NDArray[np.uint8]) -> TensorProto:
+    """Numbers of four bits (R, G), as a tensor (R, G, 1)."""
+    flat = values.reshape(-1)
+    flat = np.append(flat, np.zeros(len(flat) % 2, dtype=np.uint8))
+    packed = (flat[::2] | (flat[1::2] << 4)).astype(np.uint8)
+    return helper.make_tensor("", TensorProto.UINT4, [*values.shape, 1], packed.tobytes(), raw=True)
+
+
+def _function(form: _Form) -> FunctionProto:
+    """The function that unpacks a stream of codes, as `tenfold.compress.quantize.codes` packs them.
+
+    Bit j of a byte is the bit that is left at the right after it was shifted by j; every `bits` of the stream are a code.
+    """
+    nodes: list[NodeProto] = []
+
+    def constant(name: str, value: object, dtype: type) -> str:
+        tensor = numpy_helper.from_array(np.asarray(value, dtype=dtype))
+        nodes.append(helper.make_node("Constant", [], [name], value=tensor))
+        return name
+
+    def then(operator: str, *inputs: str, **attributes: Any) -> str:
+        made = f"v{len(nodes)}"
+        nodes.append(helper.make_node(operator, list(inputs), [made], **attributes))
+        return made
+
+    shifted = then("BitShift", "c", constant("a", range(BYTE), np.uint8), direction="RIGHT")
+    bits = then("Cast", then("BitwiseAnd", shifted, constant("b", [1], np.uint8)), to=TensorProto.FLOAT)
+    rows = then("Reshape", bits, constant("d", [-1, form.bits], np.int64))
+    powers = [[2.0**place] for place in range(form.bits)]
+    value = then("MatMul", rows, constant("e", powers, np.float32))
+    value = then("Sub", value, constant("f", 2.0 ** (form.bits - 1), np.float32))
+    if form.cut:
+        value = then("Slice", value, constant("h", [0], np.int64), "n")
+    if form.grouped:
+        value = then("Mul", then("Reshape", value, "g"), then("Cast", "m", to=TensorProto.FLOAT))
+    value = then("Reshape", then("Cast", value, to=TensorProto.INT8), "s")
+    if form.transposed:
+        value = then("Transpose", value)
+    nodes[-1].output[0] = "w"
+    inputs = ["c", *["m", "g"] * form.grouped, *["n"] * form.cut, "s"]
+    return helper.make_function(DOMAIN, form.name, inputs, ["w"], nodes, [helper.make_opsetid("", OPSET)])
