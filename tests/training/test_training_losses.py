@@ -56,6 +56,14 @@ def test_alpha_mixes_and_its_ends_are_pure() -> None:
     assert mixed(0.3) == pytest.approx(0.3 * mixed(1.0) + 0.7 * mixed(0.0), rel=1e-5)
 
 
+def test_targets_are_checked_where_they_lie_not_where_the_outputs_are() -> None:
+    outputs = torch.zeros(2, 3, device="meta")  # which nothing can be asked of
+    assert hard_loss(outputs, torch.tensor([0, 2])).device.type == "meta"
+    assert hard_loss(outputs, torch.zeros(2, 3)).device.type == "meta"
+    with pytest.raises(DataError, match="the label 3 is out of range"):
+        hard_loss(outputs, torch.tensor([0, 3]))
+
+
 def test_float_targets_are_regressed() -> None:
     outputs, teacher, targets = normal(4, 2), normal(4, 2, seed=1), normal(4, 2, seed=2)
     expected = 0.25 * (outputs - targets).square().mean() + 0.75 * (outputs - teacher).square().mean()

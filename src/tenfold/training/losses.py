@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.errors import DataError
+from tenfold.training.precision import sent
 
 IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 
@@ -16,14 +17,15 @@ IGNORED = -100  # a label that PyTorch's cross-entropy leaves out
 def hard_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Against the data's own targets: cross-entropy where they are class indices, mean squared error where float.
 
-    Class indices (N,) go with outputs (N, C); (N, S…) go with outputs (N, C, S…).
+    Class indices (N,) go with outputs (N, C); (N, S…) go with outputs (N, C, S…). Targets are checked where they lie:
+    on the processor that waits for no GPU.
     """
     if targets.is_floating_point():
         if targets.numel() != outputs.numel():
             raise DataError(
                 f"targets have shape {tuple(targets.shape)} but the network answers {tuple(outputs.shape)}"
             )
-        return F.mse_loss(outputs.float(), targets.float().reshape(outputs.shape))
+        return F.mse_loss(outputs.float(), sent(targets, outputs.device).float().reshape(outputs.shape))
     if outputs.ndim < 2 or targets.shape != outputs.shape[:1] + outputs.shape[2:]:
         raise DataError(
             f"class targets of shape {tuple(targets.shape)} do not go with outputs {tuple(outputs.shape)}: "
@@ -35,7 +37,7 @@ def hard_loss(outputs: Tensor, targets: Tensor) -> Tensor:
             f"the label {high if high >= outputs.shape[1] else low} is out of range: "
             f"the network tells {outputs.shape[1]} classes apart, 0 to {outputs.shape[1] - 1}"
         )
-    return F.cross_entropy(outputs.float(), targets.long())
+    return F.cross_entropy(outputs.float(), sent(targets, outputs.device).long())
 
 
 def soft_loss(outputs: Tensor, teacher: Tensor, temperature: float) -> Tensor:

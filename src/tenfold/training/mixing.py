@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tenfold.training.augmentation import Augmentation, Augmenter
+from tenfold.training.precision import sent
 from tenfold.training.views import Batch, is_image
 
 # Half of the steps blend two images, mostly one of them; the others put a box of any size into one from the other.
@@ -45,6 +46,6 @@ class Mixer:
                     torch.cuda.manual_seed(seed)
             else:
                 torch.default_generator.manual_seed(seed)
-            found, shares = self._augmenter(images.to(self._device))
+            found, shares = self._augmenter(sent(images, self._device))
         assert shares is not None  # which are those of what is always mixed
         return found, shares

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tenfold.errors import NetworkError
 from tenfold.training.losses import distillation_loss, hard_loss
 from tenfold.training.outputs import TeacherOutputs
+from tenfold.training.precision import sent
 from tenfold.training.views import Batch, View
 
 
@@ -37,7 +38,7 @@ class Supervised:
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
         if batch.mixed:
             raise ValueError("labels say nothing of mixed images: let a teacher answer them")
-        return hard_loss(outputs, batch.targets.to(outputs.device))
+        return hard_loss(outputs, batch.targets)
 
     @contextmanager
     def watching(self, student: nn.Module) -> Iterator[list[nn.Parameter]]:
@@ -77,11 +78,10 @@ class Distillation:
                 f"the teacher answers in shape {tuple(answers.shape)} and the student in {tuple(outputs.shape)}: "
                 "both must be the same"
             )
-        device = outputs.device
         return distillation_loss(
             outputs,
-            answers.to(device),
-            batch.targets.to(device),
+            sent(answers, outputs.device),
+            batch.targets,
             temperature=self.temperature,
             alpha=0.0 if batch.mixed else self.alpha,
         )

@@ -30,7 +30,7 @@ class Precision:
         """The inputs on the device, laid out for this precision."""
 
         def place(tensor: Tensor) -> Tensor:
-            tensor = tensor.to(device)
+            tensor = sent(tensor, device)
             if self.channels_last and tensor.ndim == 4:
                 return tensor.contiguous(memory_format=torch.channels_last)
             return tensor
@@ -55,6 +55,16 @@ class Precision:
         raise ValueError(
             f"no precision {name!r}: it is fp32 or bf16, with or without ', channels last' behind it"
         )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. What comes from the processor joins a GPU's queue, and its work is not waited for.
+
+    A plain `.to` would wait, since the processor may write into the memory that is copied; pinned memory is a copy.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def device_of(model: nn.Module) -> torch.device:

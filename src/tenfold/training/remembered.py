@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tenfold.cost import Inputs
 from tenfold.data import Split
+from tenfold.training.precision import sent
 
 SHARE_OF_MEMORY = 0.25  # of what is free on the GPU
 
@@ -35,7 +36,7 @@ class Remembered(Split):
         index = torch.as_tensor(indices, dtype=torch.long)
         if self._inputs is None or not self._read(index[~self._known[index]]):
             return super().select(indices)
-        return self._inputs[index.to(self._device)], self._targets[index]
+        return self._inputs[sent(index, self._device)], self._targets[index]
 
     def waiting(self) -> float:
         """Seconds that reading takes of all that was not read yet, at the pace so far."""
@@ -55,7 +56,7 @@ class Remembered(Split):
         ):
             self._inputs = None
             return False
-        self._inputs[index.to(self._device)] = inputs.to(self._device)
+        self._inputs[sent(index, self._device)] = sent(inputs, self._device)
         self._targets[index] = targets
         self._known[index] = True
         self._seconds += time.monotonic() - began

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tenfold.cost import Inputs
+from tenfold.training.precision import sent
 
 
 class View(Enum):
@@ -61,7 +62,8 @@ def show(inputs: Inputs, views: Tensor, kinds: tuple[View, ...]) -> Inputs:
     shown = inputs.clone()
     for place, view in enumerate(kinds):
         if view is not View.IDENTITY:
-            chosen = (views == place).nonzero().flatten().to(inputs.device)  # found on the CPU: nothing waits
+            chosen = (views == place).nonzero().flatten()  # found on the CPU: nothing waits
+            chosen = sent(chosen, inputs.device)
             shown[chosen] = seen(inputs[chosen], view)
     return shown
 
