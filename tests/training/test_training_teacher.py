@@ -9,7 +9,7 @@ from tenfold.errors import NetworkError
 from tenfold.training import Precision, TeacherOutputs, View, faithful_views, fingerprint, stage_pairs
 from tenfold.training.hidden import captured, projections_between
 from tenfold.training.kept import first_shown
-from tenfold.training.views import Batch, show, view_of
+from tenfold.training.views import Batch, seen, show, view_of
 
 BOTH = (View.IDENTITY, View.FLIP)
 PLAIN = Precision()
@@ -276,6 +276,15 @@ class Half(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 10 * torch.stack([part.mean(dim=(1, 2, 3)) for part in x.chunk(3, dim=3)], dim=1)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_all_views_in_one_batch_are_those_of_each_alone(layout: torch.memory_format) -> None:
+    images = torch.randn(12, 3, 11, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    shown = show(images, torch.arange(12) % 6, tuple(View))
+    for place, view in enumerate(View):
+        assert torch.equal(shown[place::6], seen(images[place::6], view))
+    assert shown.stride() == images.stride()
 
 
 def test_views_are_kept_only_where_the_teacher_still_sees_the_class() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TypeGuard
 
 import torch
@@ -59,13 +60,18 @@ def show(inputs: Inputs, views: Tensor, kinds: tuple[View, ...]) -> Inputs:
         return inputs
     if not isinstance(inputs, Tensor) or inputs.ndim != 4:
         raise ValueError("views other than the identity are for images (N, C, H, W) only")
-    shown = inputs.clone()
-    for place, view in enumerate(kinds):
-        if view is not View.IDENTITY:
-            chosen = (views == place).nonzero().flatten()  # found on the CPU: nothing waits
-            chosen = sent(chosen, inputs.device)
-            shown[chosen] = seen(inputs[chosen], view)
-    return shown
+    height, width = inputs.shape[2:]
+    whence = sent(views, inputs.device)
+    whence = sources(kinds, height, width, inputs.device)[whence]  # (N, H·W)
+    shown = inputs.flatten(2).gather(2, whence[:, None].expand(-1, inputs.shape[1], -1)).view(inputs.shape)
+    return shown if shown.stride() == inputs.stride() else torch.empty_like(inputs).copy_(shown)
+
+
+@lru_cache(maxsize=16)
+def sources(kinds: tuple[View, ...], height: int, width: int, device: torch.device) -> Tensor:
+    """For each view and pixel of it, the pixel (row · width + column) of the image that is there: (views, H·W)."""
+    pixels = torch.arange(height * width).view(1, 1, height, width)
+    return torch.stack([seen(pixels, view).flatten() for view in kinds]).to(device)
 
 
 def seen(images: Tensor, view: View) -> Tensor:
