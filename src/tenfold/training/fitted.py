@@ -29,9 +29,9 @@ class FittedClock(Clock):
     looks: int = 0  # that `pace` is from; 0 while it is but guessed from the first step
     looked: tuple[int, float] | None = None  # the step and the time from which the pace is taken
 
-    def may_step(self) -> bool:
-        """Whether there is another step to take, and time for it."""
-        return super().may_step() and self.steps_left() != 0
+    def may_step(self, queued: int = 0) -> bool:
+        """Whether there is another step to take, and time for it, behind so many that are queued."""
+        return super().may_step(queued) and self.steps_left() != 0
 
     def steps_left(self) -> int | None:
         """How many more steps there is time for; None where no time bounds them, or no pace is known.

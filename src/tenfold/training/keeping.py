@@ -67,10 +67,9 @@ class Keeper:
         self._tensors = {}
         return len(losses), losses
 
-    def may_write(self, learner: nn.Module, rule: torch.optim.Optimizer, losses: list[float]) -> None:
-        """Write if the last time is long enough ago."""
-        if time.monotonic() - self._written > self._wait:
-            self.write(learner, rule, losses)
+    def due(self) -> bool:
+        """Whether the last time of writing is long enough ago."""
+        return time.monotonic() - self._written > self._wait
 
     def write(self, learner: nn.Module, rule: torch.optim.Optimizer, losses: list[float]) -> None:
         """Write the state after so many steps, in place of the one before."""

@@ -24,6 +24,7 @@ from tenfold.training.objectives import Objective
 from tenfold.training.optimizers import OptimizerSettings, Sgd
 from tenfold.training.precision import Precision, device_of, plain_layout
 from tenfold.training.schedules import warmup_cosine
+from tenfold.training.unread import Unread
 from tenfold.training.views import Batch, View, show, view_of
 
 GOOD_STATE_EVERY = 50  # steps between the copies that a diverged run goes back to
@@ -83,13 +84,14 @@ class Clock:
             shares.append(self.step / self.steps if self.steps > 0 else 1.0)
         return min(1.0, max(shares))
 
-    def may_step(self) -> bool:
-        """Whether another step, as slow as the last ones, still ends in time."""
+    def may_step(self, queued: int = 0) -> bool:
+        """Whether another step, as slow as the last ones, still ends in time, behind so many that a GPU is to take."""
+        coming = (queued + 1) * self.slowest
         if self.step >= min(bound for bound in (self.steps, self.last, math.inf) if bound is not None):
             return False
-        if time.monotonic() + self.slowest > self.until:
+        if time.monotonic() + coming > self.until:
             return False
-        return self.seconds is None or self.elapsed() + self.slowest <= self.seconds
+        return self.seconds is None or self.elapsed() + coming <= self.seconds
 
 
 def fit(
@@ -110,6 +112,7 @@ def fit(
     keeper: Keeper | None = None,
     graph: bool | None = None,
     mixing: bool = False,
+    window: int | None = None,
     progress: Progress = lambda fraction, text: None,
 ) -> FitResult:
     """Train `student` in place on `split` and leave it in eval mode.
@@ -121,11 +124,12 @@ def fit(
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
     can be stopped again. `mixing` mixes the images of every step with each other (`mixing.Mixer`; `ValueError` for other
     data). `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that pays; it must be
-    False where the objective changes what the network computes as it goes. For one seed the result is the same up to
-    what timing decides.
+    False where the objective changes what the network computes as it goes. `window` is how many steps' losses may be
+    unread at a time (`unread.Unread`), for a GPU a few, so that it does not wait for the processor, and 1 elsewhere.
+    For one seed the result is the same up to what timing decides.
 
-    Raises `Diverged` where the loss is not finite; the student then holds its last good weights. On Ctrl-C too it is
-    left whole and in eval mode.
+    Raises `Diverged` where the loss is not finite; the student then holds its last good weights, and nothing that came
+    after that loss is kept. On Ctrl-C too it is left whole and in eval mode.
     """
     _check_bounds(seconds, epochs, batch_size)
     started = time.monotonic()
@@ -142,11 +146,12 @@ def fit(
         seconds, None if epochs is None else math.ceil(epochs * per_epoch - 1e-6), until, started, last=steps
     )
     losses: list[float] = []
-    takes: list[float] = []  # seconds of each step here
+    takes: list[float] = []  # seconds of each step here that was waited for
     before, preparing = 0, 0.0
     if graph is None:
         graph = min(bound for bound in (clock.steps, steps, math.inf) if bound is not None) >= WORTH_A_GRAPH
     good, good_step = _state(student), 0
+    unread = Unread(device, window)
 
     def result(steps: int) -> FitResult:
         here = clock.step - before
@@ -163,6 +168,28 @@ def fit(
         rate = f"learning rate {optimizer.learning_rate:g}"
         text = f"training diverged: {what} at step {step} with {rate}; give a lower learning rate"
         return Diverged(text, result(good_step))
+
+    def read(most: int = 0) -> bool:
+        """Read losses until at most so many are unread; whether there were any."""
+        nonlocal good, good_step
+        known = len(losses)
+        for value, state in unread.read(most):
+            if not math.isfinite(value):
+                raise diverged(f"the loss is {value}", len(losses) + 1)
+            if state is not None:
+                good, good_step = state, len(losses)  # the weights that gave this finite loss
+            losses.append(value)
+        return len(losses) > known
+
+    def may_step() -> bool:
+        """Whether there is time for another step; what ends a run is judged with no step in the queue."""
+        if clock.may_step(len(unread)):
+            return True
+        if not len(unread):
+            return False
+        read()
+        unread.window = 1  # the end is near: each step is now waited for
+        return clock.may_step()
 
     precision.model(student)
     cuda = [device] if device.type == "cuda" else []
@@ -188,7 +215,7 @@ def fit(
             example = precision.inputs(split.select(range(batch_size))[0], device) if graph and cuda else None
             forward = stack.enter_context(graphed(student, example, precision))
             preparing = clock.elapsed()
-            while clock.may_step():
+            while may_step():
                 began = time.monotonic()
                 for group in rule.param_groups:
                     group["lr"] = optimizer.learning_rate * warmup_cosine(
@@ -199,25 +226,23 @@ def fit(
                     batch = mixer(batch, clock.step)
                 outputs = forward(precision.inputs(batch.inputs, device))
                 loss = objective(outputs.float(), batch)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise diverged(f"the loss is {value}", clock.step + 1)
-                if clock.step % GOOD_STATE_EVERY == 0:
-                    good, good_step = _state(student), clock.step  # the weights that gave this finite loss
+                unread.add(loss, _state(student) if clock.step % GOOD_STATE_EVERY == 0 else None)
+                waited = read(unread.fitting(clock.slowest))
                 rule.zero_grad(set_to_none=True)
                 with backward_reported():
                     loss.backward()
                 if clip is not None:
                     nn.utils.clip_grad_norm_([*trained, *extra], clip)
                 rule.step()
-                losses.append(value)
                 clock.step += 1
                 taken = time.monotonic() - began
-                takes.append(taken)
-                clock.slowest = max(taken, clock.slowest / 2)
-                if keeper is not None:
-                    keeper.may_write(learner, rule, losses)
-                progress(clock.done(), f"epoch {clock.step / per_epoch:.1f}, loss {value:.4f}")
+                if waited:  # else it was but put into the queue, which tells no step's time
+                    takes.append(taken)
+                    clock.slowest = max(taken, clock.slowest / 2)
+                if keeper is not None and keeper.due():
+                    read()  # what is kept is from finite losses, and as many as steps
+                    keeper.write(learner, rule, losses)
+                progress(clock.done(), f"epoch {clock.step / per_epoch:.1f}, loss {losses[-1]:.4f}")
             if keeper is not None and losses:
                 keeper.write(learner, rule, losses)
         if not all(bool(p.isfinite().all()) for p in trained):  # the last step has no loss after it to tell
