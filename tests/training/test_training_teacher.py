@@ -7,6 +7,7 @@ from torch import nn
 from tenfold.data import Split
 from tenfold.errors import NetworkError
 from tenfold.training import Precision, TeacherOutputs, View, faithful_views, fingerprint, stage_pairs
+from tenfold.training import outputs as outputs_module
 from tenfold.training.hidden import captured, projections_between
 from tenfold.training.kept import first_shown
 from tenfold.training.views import Batch, seen, show, view_of
@@ -240,6 +241,18 @@ def test_the_teacher_that_was_given_is_not_touched(teacher: Net) -> None:
     assert teacher.training
     assert all(p.requires_grad for p in teacher.parameters())
     assert all(torch.equal(before[k], v) and v.is_contiguous() for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_answers_too_large_to_be_kept_stay_on_the_gpu(teacher: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs_module, "LARGEST_CACHE", 0)
+    split = images()
+    outputs = TeacherOutputs(teacher, split, precision=PLAIN, device=torch.device("cuda"))
+    for indices in ([3, 7, 7, 1], [2, 0, 5, 1], [4, 4]):
+        batch = batch_of(split, indices, [0, 1, 0, 0][: len(indices)])
+        found = outputs(batch, BOTH)
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), teacher.eval()(batch.inputs).detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_every_example_comes_in_every_view_in_turn() -> None:

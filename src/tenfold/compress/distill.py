@@ -293,6 +293,7 @@ class Distill:
             judge.save()
         if result.steps:
             versions.note("trained")
+        judge.release()
         kept = versions.restore_best()
         return Applied(
             student.to(home).eval(),

@@ -106,10 +106,12 @@ def heal(
                 )
         finally:
             teacher.save()
+            teacher.release()
             judge.save()
         if result.steps < steps:  # a recipe states the passes, and would train for all of them elsewhere
             raise OutOfTime(f"the time was over after {result.epochs:.4g} of {epochs:g} passes of training")
         after = judged()
+        judge.release()
         kept = keep_always or after < before
         if not kept:
             model.load_state_dict(weights)

@@ -81,11 +81,16 @@ class TeacherOutputs:
         self.tells_of_mixed: bool | None = None
 
     def __call__(self, batch: Batch, kinds: tuple[View, ...]) -> Tensor:
-        """Outputs (N, …), float32 on the CPU, for a batch whose inputs are already in the views kinds[batch.views]."""
+        """Outputs (N, …), float32, for a batch whose inputs are already in the views kinds[batch.views].
+
+        They lie on the CPU, but for those on a GPU that are too large to be kept: these stay there, as `fresh` ones do.
+        """
         kept = self._answers(kinds)
         if kept is not None and not all(self._answer(kept, kinds, *block) for block in kept.missing(batch)):
             self._kept[kinds] = kept = None  # outputs of varying length
-        return self.ask(batch.inputs) if kept is None else kept.of(batch)
+        if kept is not None:
+            return kept.of(batch)
+        return self.ask(batch.inputs) if self.device.type == "cpu" else self.fresh(batch.inputs)
 
     def waiting(self, kinds: tuple[View, ...]) -> float:
         """Seconds that the answers take which are still unknown in these views, at the pace so far.
