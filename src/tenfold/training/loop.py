@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 
 from tenfold.cost import call
 from tenfold.data import Split
-from tenfold.errors import NetworkError, backward_reported
+from tenfold.errors import NetworkError
 from tenfold.training.fastest import fastest_precision
-from tenfold.training.graphs import graphed
 from tenfold.training.keeping import Keeper
 from tenfold.training.mixing import Mixer
 from tenfold.training.norms import hold_statistics
@@ -24,6 +22,7 @@ from tenfold.training.objectives import Objective
 from tenfold.training.optimizers import OptimizerSettings, Sgd
 from tenfold.training.precision import Precision, device_of, plain_layout
 from tenfold.training.schedules import warmup_cosine
+from tenfold.training.steps import steps_of
 from tenfold.training.unread import Unread
 from tenfold.training.views import Batch, View, show, view_of
 
@@ -194,13 +193,10 @@ def fit(
     precision.model(student)
     cuda = [device] if device.type == "cuda" else []
     try:
-        with (
-            torch.random.fork_rng(devices=cuda),
-            objective.watching(student) as extra,
-            ExitStack() as stack,
-        ):
+        with torch.random.fork_rng(devices=cuda), objective.watching(student) as extra:
             torch.manual_seed(seed)
-            rule = optimizer.build([*trained, *extra], fused=bool(cuda))
+            rate = torch.zeros((), device=device) if graph and cuda else None  # which a graph reads
+            rule = optimizer.build([*trained, *extra], learning_rate=rate, fused=bool(cuda))
             learner = nn.ModuleDict({"student": student, "objective": nn.ParameterList(extra)})
             if keeper is not None:
                 before, losses = keeper.restore(learner, rule)
@@ -213,27 +209,19 @@ def fit(
             mixer = Mixer(device, seed) if mixing else None
             # Only a graph needs an example beforehand: on a processor none is read for it.
             example = precision.inputs(split.select(range(batch_size))[0], device) if graph and cuda else None
-            forward = stack.enter_context(graphed(student, example, precision))
+            network = steps_of(student, [*trained, *extra], rule, precision, clip=clip, example=example)
             preparing = clock.elapsed()
             while may_step():
                 began = time.monotonic()
-                for group in rule.param_groups:
-                    group["lr"] = optimizer.learning_rate * warmup_cosine(
-                        max(clock.done(), 1 / (clock.steps or 1000))
-                    )
+                share = max(clock.done(), 1 / (clock.steps or 1000))
                 batch = next(stream)
                 if mixer is not None:
                     batch = mixer(batch, clock.step)
-                outputs = forward(precision.inputs(batch.inputs, device))
+                outputs = network.outputs(precision.inputs(batch.inputs, device))
                 loss = objective(outputs.float(), batch)
                 unread.add(loss, _state(student) if clock.step % GOOD_STATE_EVERY == 0 else None)
                 waited = read(unread.fitting(clock.slowest))
-                rule.zero_grad(set_to_none=True)
-                with backward_reported():
-                    loss.backward()
-                if clip is not None:
-                    nn.utils.clip_grad_norm_([*trained, *extra], clip)
-                rule.step()
+                network.learn(loss, optimizer.learning_rate * warmup_cosine(share))
                 clock.step += 1
                 taken = time.monotonic() - began
                 if waited:  # else it was but put into the queue, which tells no step's time
