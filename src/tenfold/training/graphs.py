@@ -2,7 +2,7 @@
 
 A small network on a large GPU takes longer to start than to compute. Unlike `stepper`, which captures whole steps on
 images that lie on the device, this leaves the examples, the loss and the optimiser as they are, so that it serves any
-data and any objective.
+data and any objective; so does `steps`, which has a graph for the optimiser too.
 """
 
 from __future__ import annotations

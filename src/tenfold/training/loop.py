@@ -122,10 +122,10 @@ def fit(
     `hold_norms` keeps the statistics of batch norm as they are; `clip` bounds the norm of the gradient. Only
     parameters that require gradients move. With `keeper` the run goes on from where it was stopped, if it was, and
     can be stopped again. `mixing` mixes the images of every step with each other (`mixing.Mixer`; `ValueError` for other
-    data). `graph` lets a GPU replay the network's passes from graphs, as it does for itself where that pays; it must be
-    False where the objective changes what the network computes as it goes. `window` is how many steps' losses may be
-    unread at a time (`unread.Unread`), for a GPU a few, so that it does not wait for the processor, and 1 elsewhere.
-    For one seed the result is the same up to what timing decides.
+    data). `graph` lets a GPU replay its steps from graphs (`steps`), as it does for itself where that pays; it must be
+    False where the objective changes what the network computes as it goes, or depends on weights in other ways than
+    through the outputs. `window` is how many losses may be unread at a time (`unread.Unread`): by default 1, and on a
+    GPU a few, so that it does not wait for the processor. For one seed the result is the same up to what timing decides.
 
     Raises `Diverged` where the loss is not finite; the student then holds its last good weights, and nothing that came
     after that loss is kept. On Ctrl-C too it is left whole and in eval mode.
@@ -139,6 +139,7 @@ def fit(
     if not trained:
         raise NetworkError("the network has no parameter that can be trained (requires_grad is False on all)")
     device = device_of(student)
+    unread = Unread(device, window)
     if precision is None:
         precision = fastest_precision(student, split.select(range(batch_size))[0])
     clock = Clock(
@@ -150,7 +151,6 @@ def fit(
     if graph is None:
         graph = min(bound for bound in (clock.steps, steps, math.inf) if bound is not None) >= WORTH_A_GRAPH
     good, good_step = _state(student), 0
-    unread = Unread(device, window)
 
     def result(steps: int) -> FitResult:
         here = clock.step - before
