@@ -1,7 +1,9 @@
 """What each technique brings on the network that ships: bytes, speed and score, the trivial baseline beside it.
 
-    python -m benchmarks.compress.techniques
+    python -m benchmarks.compress.techniques [--missing]
 
+With `--missing` rows that the result file lacks are made and timed in a run of their own, beside the original, and join
+the others.
 The ResNet-56 of the sample, healed for one pass over 5,000 training images where a row says so: short, so that the
 rows compare techniques; `tenfold shrink` heals longer. Everything is scored on the same test images through ONNX
 Runtime, reloaded in a fresh process, and timed in one interleaved run. `tenfold techniques` prints the result file.
@@ -140,6 +142,8 @@ ROWS = (
     Row("prune", "half of the MACs, Fisher, healed", (Prune(target_macs=0.5, scope=Scope.GLOBAL, criterion=Criterion.FISHER), HEAL),
         "every layer alike, by magnitude, healed", (Prune(target_macs=0.5, criterion=Criterion.MAGNITUDE), HEAL)),
     Row("quantize", "INT8, dynamic", (Quantize(mode=Mode.DYNAMIC),), "no bias correction", (Quantize(mode=Mode.DYNAMIC, bias_correction=False),)),
+    Row("quantize", "INT8, static, stored in 4 bits", (Quantize(stored_bits=4),), "rounded to nearest", (Quantize(stored_bits=4, rounding=Nearest()),)),
+    Row("quantize", "INT8, static, stored in 5 bits on average", (Quantize(stored_bits=Average(5.0)),), "5 bits for every layer", (Quantize(stored_bits=5),)),
     Row("quantize", "INT8, static, equalised", (Quantize(equalize=True),), "not equalised", (Quantize(),)),
     Row("quantize-weights", "4 bits on average, groups of 32, GPTQ", (QuantizeWeights(Average(4.0)),), "4 bits for every layer", (QuantizeWeights(4),)),
     Row("quantize-weights", "3 bits, groups of 32, learned by layer", (QuantizeWeights(3, rounding=Learned(Unit.LAYER)),), "rounded to nearest", (plain(3),)),
@@ -293,6 +297,12 @@ def locked(path: Path | None) -> Iterator[None]:
         yield
 
 
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of several runs in the order of `ROWS`."""
+    order = [(row.technique, row.variant) for row in ROWS]
+    return sorted(rows, key=lambda row: order.index((row["technique"], row["variant"])))
+
+
 def show(figures: dict[str, Any]) -> None:
     table = [
         [
@@ -322,6 +332,9 @@ def main() -> None:
     parser.add_argument("--rows", help="makes these alone, as 0:16 or 1::2, to be made side by side")
     parser.add_argument("--lock", type=Path, help="a file to lock while timing")
     parser.add_argument("--result", type=Path, default=HERE / "techniques.json")
+    parser.add_argument(
+        "--missing", action="store_true", help="makes what the result file lacks, and adds it"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -329,7 +342,13 @@ def main() -> None:
         part = slice(*(int(end) if end else None for end in options.rows.split(":")))
         compared(options.folder, 0.0, None, ROWS[part])
         return
-    found = compared(options.folder, options.seconds, options.lock, ROWS)
+    before = json.loads(options.result.read_text()) if options.missing else {"rows": []}
+    known = {(row["technique"], row["variant"]) for row in before["rows"]}
+    missing = [row for row in ROWS if (row.technique, row.variant) not in known]
+    found = compared(options.folder, options.seconds, options.lock, missing)
+    if options.missing:
+        found["original"] = before["original"]
+        found["rows"] = in_order([*before["rows"], *found["rows"]])
     figures = {
         "network": NETWORK.removeprefix("zoo:"),
         "data": f"{SCORED:,} test images",

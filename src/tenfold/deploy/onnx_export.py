@@ -20,7 +20,7 @@ from tenfold.compress.quantize import (
 from tenfold.cost import Inputs
 from tenfold.deploy.onnx_codes import keep_codes
 from tenfold.deploy.onnx_operators import translations
-from tenfold.deploy.onnx_slim import slim
+from tenfold.deploy.onnx_slim import share_initializers, shorten_names, slim
 from tenfold.deploy.onnx_stored import keep_stored
 from tenfold.errors import ExportError, NetworkError
 from tenfold.files import written
@@ -69,7 +69,9 @@ def to_onnx(model: nn.Module, inputs: Inputs, *, codes: bool = True) -> onnx.Mod
     slim(proto)
     if codes:
         keep_codes(proto, model)
-        keep_stored(proto, model)
+        if keep_stored(proto, model):
+            share_initializers(proto.graph)
+            shorten_names(proto.graph)
     if proto.ByteSize() > PROTOBUF_LIMIT:
         raise ExportError(f"{type(model).__name__} is larger than the 2 GB that one ONNX file can hold")
     return proto
