@@ -309,7 +309,7 @@ def test_no_block_is_scanned_that_would_not_be_done(resnet: Task, monkeypatch: p
         return model(inputs)
 
     monkeypatch.setattr("tenfold.compress.prune.blocks.call", slow)
-    monkeypatch.setattr("tenfold.compress.prune.blocks.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("tenfold.pacing.time", SimpleNamespace(monotonic=lambda: now))
     moved = block_sensitivity(resnet.model, resnet, blocks, Ending())
     assert [name for name, value in moved.items() if value < float("inf")] == list(blocks)[:2]
     assert len(blocks) > 3

@@ -174,7 +174,8 @@ def test_a_proposal_that_would_not_be_done_is_not_begun(
             judged.append(plan)
             return Proposal(plan, "int8", 1, 1, 1.0, 1.0, 1.0, 1, 0.0, len(plan.blocks), 0.0)
 
-    monkeypatch.setattr("tenfold.search.proposals.time", SimpleNamespace(monotonic=lambda: now))
+    for module in ("pacing", "search.proposals"):
+        monkeypatch.setattr(f"tenfold.{module}.time", SimpleNamespace(monotonic=lambda: now))
     space = Space({"a": tuple(f"a.{number}" for number in range(40))}, {})
     propose(space, Judge(), tmp_path / "study.journal", seed=0, seconds=35.0)  # type: ignore[arg-type]
     assert [plan.untouched for plan in judged] == [

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tenfold.cost import LatencyModel
+from tenfold.pacing import Pacer
 from tenfold.search.damage import EXAMPLES, FIRST_GUESS
 from tenfold.search.finalists import Tried
 from tenfold.search.finish import seconds_spare
@@ -34,12 +35,13 @@ def candidates(job: Job, structures: Structures) -> list[Proposal]:
         journal = job.store.root / "study.journal"
         found = propose(structures.space, judge, journal, seed=job.seed, seconds=seconds, progress=progress)
         limit = job.clock.spent() + min(RUNS_SHARE * job.clock.limit, seconds_spare(job) / 4)
-        taken = 2 * seconds_of_sample(job)  # the first one's, with the original's own answers
-        while job.clock.spent() + taken < limit:
+        # The first one is run beside the original's own answers.
+        pacer = Pacer(lambda: limit - job.clock.spent(), 2 * seconds_of_sample(job))
+        while pacer.may_begin():
             doubtful = [p for p in found if p.plan not in structures.moved and worth_a_run(job, p)]
             if not doubtful:
                 break
-            taken = structures.run(doubtful[0].plan)
+            pacer.takes = structures.run(doubtful[0].plan)
             found = judged_again(judge, structures)
             progress(1.0, f"{len(structures.moved)} structures run")
         found = judged_again(judge, structures, certain=True)

@@ -7,6 +7,7 @@ but whose shapes and runtime do.
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tenfold.compress.quantize import Quantize
 from tenfold.cost import Profile, measure, predicted_size
 from tenfold.deploy import deploy_onnx
 from tenfold.errors import TenfoldError
+from tenfold.pacing import Pacer
 from tenfold.search.finalist import PRECISIONS
 from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import ORIGINAL, PLAIN_INT8
@@ -84,13 +86,12 @@ def made(job: Job, structures: Structures, precisions: list[str]) -> list[dict[s
         return results
     with job.clock.phase("probes") as progress:
         limit = job.clock.spent() + SHARE_OF_TIME * job.clock.limit
-        taken = 0.0
+        pacer = Pacer(lambda: limit - job.clock.spent())
         for number, precision in enumerate(precisions):
-            if job.clock.spent() + taken > limit:
+            if not pacer.may_begin():
                 break
-            began = job.clock.spent()
             progress(number / len(precisions), f"{precision} of half the network")
-            try:
+            with suppress(TenfoldError), pacer.one():
                 results.append(
                     {
                         "plan": plan.to_json(),
@@ -98,10 +99,6 @@ def made(job: Job, structures: Structures, precisions: list[str]) -> list[dict[s
                         **timed(job, structures, plan, precision),
                     }
                 )
-            except TenfoldError:
-                continue
-            finally:
-                taken = job.clock.spent() - began
     return results
 
 

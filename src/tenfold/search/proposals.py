@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.cost import LatencyModel, Prediction, Profile, predicted_size
+from tenfold.pacing import Pacer
 from tenfold.search.budget import MB, Budget
 from tenfold.search.damage import damage
 from tenfold.search.space import NARROWEST, STEP, Plan, Space, stage_of
@@ -147,16 +148,16 @@ def propose(
             penalty = 1 + VIOLATION_WEIGHT * found.excess
             return found.cost(judge.minimize) * penalty, found.damage * penalty
 
-        taken = 0.0
-        while len(study.get_trials(deepcopy=False)) < TRIALS and time.monotonic() - started + taken < seconds:
-            began = time.monotonic()
-            study.optimize(objective, n_trials=1)
-            taken = time.monotonic() - began
+        pacer = Pacer(lambda: started + seconds - time.monotonic())
+        while len(study.get_trials(deepcopy=False)) < TRIALS and pacer.may_begin():
+            with pacer.one():
+                study.optimize(objective, n_trials=1)
             done = max(len(made) / TRIALS, (time.monotonic() - started) / seconds)
             progress(min(done, 1.0), f"{len(made)} structures")
         # What other processes, or an earlier one, tried counts as well.
+        reading = Pacer(lambda: started + 2 * seconds - time.monotonic(), pacer.takes)
         for trial in study.get_trials(deepcopy=False):
-            if trial.values is not None and time.monotonic() - started + taken < 2 * seconds:
+            if trial.values is not None and reading.may_begin():
                 plan = suggested(space, optuna.trial.FixedTrial(trial.params))
                 if plan not in made:
                     made[plan] = judge(plan)

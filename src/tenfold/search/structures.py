@@ -28,6 +28,7 @@ from tenfold.compress.prune.importance import BATCH, Scores
 from tenfold.compress.prune.pruning import TRACED_BATCH, rounded
 from tenfold.cost import Inputs, Profile, call, profile, vector_lanes
 from tenfold.errors import NetworkError
+from tenfold.pacing import Pacer
 from tenfold.search.job import Job, Progress
 from tenfold.search.pace import TRAINING_OVER_FORWARD, forward_pace
 from tenfold.search.space import NARROWEST, STEP, Plan, Space, by_loss, groups_of, stages_of
@@ -178,24 +179,25 @@ def group_sensitivity(
     Groups that `seconds` leave no time for are not in it.
     """
     model, task = job.task.model, job.task
-    run, taken = job.run(progress, seconds), seconds_of_sample(job)
+    run, each = job.run(progress, seconds), seconds_of_sample(job)
     training = TRAINING_OVER_FORWARD * forward_pace(job) * min(BATCH, len(task.train), SCAN_EXAMPLES)
     # A batch for the importance, the original's answers, and those of one group.
-    if training + 2 * taken > seconds:
+    if training + 2 * each > seconds:
         return {}
-    first = job.run(progress, seconds - 2 * taken)
+    first = job.run(progress, seconds - 2 * each)
     scores = importance(graph, model, Criterion.TAYLOR, task, first, examples=SCAN_EXAMPLES)
     batch, targets, wanted = sample(job)
     found: dict[str, float] = {}
+    pacer = Pacer(run.seconds_left, each)
     with torch.no_grad():
         for number, (group, families) in enumerate(groups.items()):
-            if run.seconds_left() < taken:
+            if not pacer.may_begin():
                 break
-            began = time.monotonic()
-            half = Prune(ratio=0.0, widths=dict.fromkeys(families, SCAN_WIDTH), round_to=vector_lanes())
-            kept = half.choose(graph, graph.families, scores)
-            found[group] = divergence(wanted, call(graph.narrow(model, kept).eval(), batch).float(), targets)
-            taken = time.monotonic() - began
+            with pacer.one():
+                half = Prune(ratio=0.0, widths=dict.fromkeys(families, SCAN_WIDTH), round_to=vector_lanes())
+                kept = half.choose(graph, graph.families, scores)
+                answer = call(graph.narrow(model, kept).eval(), batch).float()
+                found[group] = divergence(wanted, answer, targets)
             progress((number + 1) / len(groups), f"half width: {group}")
     return found
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from tenfold.compress.technique import Run
 from tenfold.cost import Inputs, as_args, call
 from tenfold.data import Task
 from tenfold.errors import RecipeError
+from tenfold.pacing import Pacer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 SUMS = frozenset({"add", "__add__", "__iadd__"})
@@ -117,27 +117,26 @@ def block_sensitivity(
     network = copy.deepcopy(model).eval()
     classes = not split.select([0])[1].is_floating_point()
     batches = [inputs for _, inputs, _ in split.batches(batch)]
-    began = time.monotonic()
-    reference = [call(network, inputs).float() for inputs in batches]
-    taken = time.monotonic() - began
+    pacer = Pacer(run.seconds_left)
+    with pacer.one():
+        reference = [call(network, inputs).float() for inputs in batches]
     modules = dict(network.named_modules())
     found: dict[str, float] = {}
     for index, (name, wrapped) in enumerate(blocks.items()):
-        if run.seconds_left() < taken:
+        if not pacer.may_begin():
             found[name] = math.inf
             continue
-        began = time.monotonic()
         parent, last = _parent(modules, name), name.rpartition(".")[2]
-        setattr(parent, last, Bypass(wrapped))
-        try:
-            moved = [
-                distance(call(network, inputs), wanted, classes) * len(wanted)
-                for inputs, wanted in zip(batches, reference, strict=True)
-            ]
-        finally:
-            setattr(parent, last, modules[name])
+        with pacer.one():
+            setattr(parent, last, Bypass(wrapped))
+            try:
+                moved = [
+                    distance(call(network, inputs), wanted, classes) * len(wanted)
+                    for inputs, wanted in zip(batches, reference, strict=True)
+                ]
+            finally:
+                setattr(parent, last, modules[name])
         found[name] = sum(moved) / len(split)
-        taken = time.monotonic() - began
         run.progress((index + 1) / len(blocks), f"skipped {name}")
     return found
 

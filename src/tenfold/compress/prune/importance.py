@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -22,6 +21,7 @@ from tenfold.compress.technique import Run
 from tenfold.cost import call
 from tenfold.data import Task
 from tenfold.errors import backward_reported
+from tenfold.pacing import Pacer
 
 Scores = dict[str, NDArray[np.float64]]  # family name -> one score a slot
 BATCH = 64
@@ -133,29 +133,30 @@ def _taylor(graph: ChannelGraph, model: nn.Module, task: Task, run: Run, example
     families = present(graph, network)
     scores: Scores = {family.name: np.zeros(family.size) for family in families}
     split = task.train.take(examples, seed=run.seed)
-    done, taken = 0, 0.0
+    done, pacer = 0, Pacer(run.seconds_left)
     with watched_gates(network, families) as gates:
         for _, inputs, targets in split.batches(BATCH):
-            if done and run.seconds_left() < taken:
+            if done and not pacer.may_begin():
                 break
-            began = time.monotonic()
-            network.zero_grad(set_to_none=True)
-            gates.start(len(targets))
-            # The sum over examples, so that each example's gradient is that of its own loss.
-            loss = task_loss(call(network, inputs), targets) * len(targets)
-            with backward_reported():
-                loss.backward()
-            change = {
-                n: (p.detach() * p.grad).float() for n, p in network.named_parameters() if p.grad is not None
-            }
-            for family in families:
-                gate = gates.change.get(family.name)
-                if gate is not None:
-                    scores[family.name] += gate.double().square().sum(0).cpu().numpy()
-                else:  # used by something else than a layer: the batch's change, through all weights that go
-                    scores[family.name] += per_slot(family, change) ** 2
-            done += len(targets)
-            taken = time.monotonic() - began
+            with pacer.one():
+                network.zero_grad(set_to_none=True)
+                gates.start(len(targets))
+                # The sum over examples, so that each example's gradient is that of its own loss.
+                loss = task_loss(call(network, inputs), targets) * len(targets)
+                with backward_reported():
+                    loss.backward()
+                change = {
+                    n: (p.detach() * p.grad).float()
+                    for n, p in network.named_parameters()
+                    if p.grad is not None
+                }
+                for family in families:
+                    gate = gates.change.get(family.name)
+                    if gate is not None:
+                        scores[family.name] += gate.double().square().sum(0).cpu().numpy()
+                    else:  # used by something else than a layer: the batch's change, through all weights that go
+                        scores[family.name] += per_slot(family, change) ** 2
+                done += len(targets)
             run.progress(done / len(split), "channel importance")
     return {name: score / max(done, 1) for name, score in scores.items()}
 
