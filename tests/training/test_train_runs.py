@@ -192,9 +192,13 @@ def test_a_folder_in_use_another_recipe_and_no_checkpoint_are_refused(tmp_path: 
     with pytest.raises(OutputError, match="different train"):
         changed = Splits(stripes(96, 7), stripes(30, 1), stripes(30, 2))
         train(network(), changed, replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
-    (tmp_path / CHECKPOINT).write_bytes(b"\x00" * 40)
-    with pytest.raises(OutputError, match="cannot be read"):
-        train(network(), splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    for damaged in (bytes(40), whole[:-100], whole[:-1] + bytes([whole[-1] ^ 1])):
+        (tmp_path / CHECKPOINT).write_bytes(damaged)
+        with pytest.raises(
+            OutputError, match=r"checkpoint\.safetensors cannot be read: .*; to train .* remove it"
+        ):
+            train(network(), splits(), replace(RECIPE, epochs=1), folder=tmp_path, resume=True)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_no_bad_state_is_stored(tmp_path: Path) -> None:

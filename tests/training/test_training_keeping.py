@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from tenfold.data import Split
+from tenfold.errors import OutputError, TenfoldWarning
 from tenfold.training import AdamW, FitResult, Keeper, Precision, Supervised, fit
 from tenfold.training import keeping as keeping_module
+from tenfold.training.checkpoint import read_checkpoint, write_checkpoint
 
 
 def blobs(number: int = 96) -> Split:
@@ -93,7 +96,48 @@ def test_another_run_or_a_damaged_file_is_begun_afresh(tmp_path: Path) -> None:
     assert not other.holds_a_run
     assert other.decided == {}
     path.write_bytes(path.read_bytes()[:200])
-    assert not Keeper(path, {"seed": 1}).holds_a_run
+    with pytest.warns(
+        TenfoldWarning, match=r"kept\.safetensors cannot be read: .* is lost, and it begins again"
+    ):
+        assert not Keeper(path, {"seed": 1}).holds_a_run
+
+
+def checkpoint(path: Path) -> dict[str, Tensor]:
+    """A small one, of every type that a run may hold."""
+    tensors = {
+        "model.weight": torch.randn(2, 3, generator=torch.Generator().manual_seed(0)),
+        "model.half": torch.ones(3, dtype=torch.bfloat16),
+        "model.none": torch.zeros(0, 3),
+        "model.steps": torch.tensor(7),
+        "random.cpu": torch.arange(9, dtype=torch.uint8),
+    }
+    write_checkpoint(path, tensors, {"facts": {"seed": 1}, "decided": {"epochs": 4}})
+    return tensors
+
+
+def test_every_bit_of_a_checkpoint_counts(tmp_path: Path) -> None:
+    path = tmp_path / "kept.safetensors"
+    tensors = checkpoint(path)
+    found, facts = read_checkpoint(path)
+    assert facts["decided"] == {"epochs": 4}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        for damaged in (bytes(flipped), whole[:place]):
+            path.write_bytes(damaged)
+            with pytest.raises(OutputError, match=r"kept\.safetensors cannot be read: "):
+                read_checkpoint(path)
+
+
+def test_a_checkpoint_of_a_version_without_a_checksum_is_read(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "kept.safetensors", {"model.weight": torch.ones(2)}
+    save_file(tensors, path, {"tenfold": '{"version": 1, "step": 5}'})
+    found, facts = read_checkpoint(path)
+    assert torch.equal(found["model.weight"], torch.ones(2))
+    assert facts["step"] == 5
 
 
 def test_it_is_not_written_at_every_step(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, in one safetensors file.
 
 Tensors by name: `model.…`, `average.…`, `optimizer.PARAMETER|KEY`, `random.…`. The rest is JSON in the file's own
-metadata, so that both are always of the same moment. Written whole or not at all; nothing is pickled.
+metadata, so that both are always of the same moment. Written whole or not at all; nothing is pickled. A SHA-256 over
+both tells whether they are what was written; files of version 1 have none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +20,12 @@ from torch import Tensor, nn
 
 from tenfold.errors import NetworkError, OutputError
 from tenfold.files import written
+from tenfold.training.digests import add_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
-VERSION = 1
-_KEY = "tenfold"
+VERSION = 2
+_UNCHECKED = 1  # the version that has no checksum yet
+_KEY, _CHECKSUM = "tenfold", "sha256"
 _NAMED = 3  # differences that a message names
 
 
@@ -31,29 +35,34 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[s
     text = json.dumps({"version": VERSION, **facts}, allow_nan=False)
     with written(path) as temporary:
         try:
-            save_file(stored, temporary, {_KEY: text})
+            save_file(stored, temporary, {_KEY: text, _CHECKSUM: _checksum(text, stored)})
         except SafetensorError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the facts of a checkpoint; `OutputError` where it is none."""
+    """The tensors and the facts of a checkpoint; `OutputError` where it is none, or is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        if text is None:
+        if _KEY not in metadata:
             raise ValueError("it is no checkpoint of a training run")
-        facts = json.loads(text)
-        if facts.get("version") != VERSION:
-            raise ValueError(f"it has version {facts.get('version')}, this Tenfold reads version {VERSION}")
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"{path} does not exist: there is no run to go on with; leave out --resume"
-        ) from error
+        facts = json.loads(metadata[_KEY])
+        version = facts.get("version")
+        if version not in (_UNCHECKED, VERSION):
+            raise ValueError(f"it has version {version}, this Tenfold reads versions up to {VERSION}")
+        if version == VERSION and metadata.get(_CHECKSUM) != _checksum(metadata[_KEY], tensors):
+            raise ValueError("it is damaged, for its checksum does not hold")
     except (OSError, SafetensorError, ValueError, AttributeError) as error:
         raise OutputError(f"{path} cannot be read: {error}") from error
     return tensors, facts
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    add_tensors(digest, tensors)
+    return digest.hexdigest()
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.errors import NetworkError, OutputError
+from tenfold.errors import NetworkError, OutputError, TenfoldWarning
 from tenfold.training.checkpoint import (
     load_optimizer,
     load_weights,
@@ -29,7 +30,8 @@ class Keeper:
     """A file with the state of a run, and what is true of it: `facts`, plain JSON that must be equal to go on.
 
     `kept` are the facts of the file that is there, or None where there is none of a run with these `facts`. What
-    was decided for the run stands in `decided`, and comes back with it. `also` is called at every write.
+    was decided for the run stands in `decided`, and comes back with it. `also` is called at every write. A file that is
+    damaged is named in a `TenfoldWarning`, and replaced.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -38,9 +40,13 @@ class Keeper:
         self.also: Callable[[], None] = lambda: None
         self._tensors: dict[str, Tensor] = {}
         self._wait, self._written = EVERY_SECONDS, time.monotonic()
+        if not path.exists():
+            return
         try:
             tensors, stored = read_checkpoint(path)
-        except OutputError:  # none yet, or a damaged one, which is soon replaced
+        except OutputError as error:  # it is soon replaced
+            text = f"{error}; what that training had done is lost, and it begins again"
+            warnings.warn(text, TenfoldWarning, stacklevel=2)
             return
         if stored.get("facts") == self.facts:
             self._tensors, self.decided = tensors, stored["decided"]

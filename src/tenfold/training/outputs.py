@@ -19,6 +19,7 @@ from tenfold.cost import Inputs, as_args, batch_size, call
 from tenfold.data import Split
 from tenfold.errors import NetworkError, OutputError
 from tenfold.files import write_json
+from tenfold.training.digests import add_tensors, bytes_of
 from tenfold.training.fastest import fastest_precision
 from tenfold.training.graphs import Forward, answering
 from tenfold.training.kept import KeptAnswers
@@ -218,15 +219,9 @@ class TeacherOutputs:
 def fingerprint(model: nn.Module, split: Split) -> str:
     """SHA-256 of a network's class and weights and of the data: their number, and up to 16 examples spread over them."""
     digest = hashlib.sha256(f"{type(model).__qualname__} {len(split)}".encode())
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+    add_tensors(digest, model.state_dict(keep_vars=True))
     inputs, targets = split.select(torch.linspace(0, len(split) - 1, min(16, len(split))).long())
     args, kwargs = as_args(inputs)
     for tensor in (*args, *kwargs.values(), targets):
-        digest.update(_bytes(tensor))
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -393,8 +393,15 @@ def _found(folder: Path | None, resume: bool) -> tuple[dict[str, Tensor], dict[s
             raise OutputError("there is nothing to resume from without a folder")
         return None
     path = folder / CHECKPOINT
+    if resume and path.exists():
+        try:
+            return read_checkpoint(path)
+        except OutputError as error:
+            raise OutputError(
+                f"{error}; to train from the start, which loses what was done, remove it and leave out --resume"
+            ) from error
     if resume:
-        return read_checkpoint(path)
+        raise OutputError(f"{path} does not exist: there is no run to go on with; leave out --resume")
     if path.exists():
         raise OutputError(
             f"{folder} holds a run: go on with it by --resume, or name another folder with --out"
