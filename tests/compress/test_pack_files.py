@@ -291,6 +291,42 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     pack(folder, tmp_path / "a.pack")  # one of ours is replaced
 
 
+@pytest.mark.parametrize(
+    ("network", "options", "reason"),
+    [
+        ("saved", "--data x", "--data has no use here: nothing is read of it without --bits"),
+        ("saved", "--image-size 8", "--image-size has no use here: no image is read without --bits"),
+        ("saved", "--input 1x64", "--input has no use here: saved holds what it takes"),
+        ("saved", "--bits 4 --data x --input 1x64", "--input has no use here: with --bits the data say"),
+        ("saved/structure.json", "--base a:b", "--base has no use here: without --bits a saved network is"),
+        ("a:b", "--base a:b", "--base has no use here: a:b is no folder of a saved network"),
+        (
+            "a:b",
+            "--bits 4 --data x --base a:b",
+            "--base has no use here: a:b is no folder of a saved network",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused_before_any_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    network: str,
+    options: str,
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("saved").mkdir()
+    for name in ("structure.json", "weights.safetensors"):
+        Path("saved", name).touch()
+    with pytest.raises(SystemExit) as left:
+        main(["pack", network, "file.pack", *options.split()])
+    assert left.value.code == 1
+    error = capsys.readouterr().err
+    assert reason in error
+    assert "; leave it out" in error
+
+
 def test_the_commands_pack_and_unpack(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +342,8 @@ def test_the_commands_pack_and_unpack(
     assert "everything charged" in capsys.readouterr().out
     written = json.loads(figures.read_text())
     assert written["file_bytes"] == (tmp_path / "a.pack").stat().st_size
+    assert run("pack", str(folder / "structure.json"), str(tmp_path / "c.pack")) == 0
+    assert (tmp_path / "c.pack").read_bytes() == (tmp_path / "a.pack").read_bytes()
     assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b")) == 0
     assert (folder / "weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
     assert run("unpack", str(tmp_path / "a.pack"), str(tmp_path / "b")) == 1

@@ -34,21 +34,37 @@ def pack(
     debug: Debug = False,
 ) -> None:
     """Pack a network into one entropy-coded file: exactly as it is, or with --bits or --step in fewer bits."""
+    from tenfold.compress import is_saved
+    from tenfold.compress.saved import STRUCTURE
     from tenfold.errors import PackError
 
     if bits is not None and (step is not None or data is None):
         raise PackError("--bits needs --data to calibrate with, and goes without --step")
-    from tenfold.compress import is_saved
+    folder = Path(network).parent if Path(network).name == STRUCTURE else Path(network)
+    saved = is_saved(folder)
+    for option, given, unused in (
+        ("--data", data, bits is None and "nothing is read of it without --bits"),
+        ("--image-size", image_size, bits is None and "no image is read without --bits"),
+        ("--input", shape, bits is not None and "with --bits the data say what the network takes"),
+        ("--input", shape, saved and f"{network} holds what it takes"),
+        ("--base", base, not saved and f"{network} is no folder of a saved network, which alone has a base"),
+        (
+            "--base",
+            base,
+            bits is None and "without --bits a saved network is packed as it lies in its folder",
+        ),
+    ):
+        if given is not None and unused:
+            raise PackError(f"{option} has no use here: {unused}; leave it out")
     from tenfold.compress import pack as write_packed
     from tenfold.compress.packing.container import check_replaceable
 
     check_replaceable(file)  # before any work
     check_writable("--json", json_file)
     with tempfile.TemporaryDirectory(prefix="tenfold-pack-") as scratch:
-        folder = Path(network)
         if bits is not None:
             folder = _quantised(network, base, data, image_size, bits, Path(scratch, "network"))
-        elif not is_saved(folder):
+        elif not saved:
             folder = _saved(network, shape, Path(scratch, "network"))
         with err.status("packing …") as status:
             report = write_packed(
