@@ -45,6 +45,10 @@ class DeviceError(TenfoldError):
     """A device is unknown, its file cannot be read, or it lacks what is asked of it."""
 
 
+class DeviceValueError(DeviceError, ValueError):
+    """No device can be as asked: of such a kind, runtime, or number of threads or examples."""
+
+
 class OutputError(TenfoldError):
     """The output folder cannot be used or written."""
 

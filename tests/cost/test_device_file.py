@@ -143,8 +143,11 @@ def test_a_file_cut_short_is_refused(tmp_path_factory, cut):
     ],
 )
 def test_a_target_that_cannot_be(options):
-    with pytest.raises(ValueError, match=r"must be|onnxruntime serves"):
+    with pytest.raises(
+        DeviceError, match=r"must be|onnxruntime serves.*: give Device\('cuda', 'torch'\)"
+    ) as told:
         Device(**options)
+    assert isinstance(told.value, ValueError)  # as of other values that cannot be
 
 
 def test_every_machine_of_the_catalogue_has_sources_for_its_figures():

@@ -13,7 +13,7 @@ from typing import Any
 
 from tenfold.cost.calibration import Calibration
 from tenfold.cost.roofline import Machine
-from tenfold.errors import DeviceError
+from tenfold.errors import DeviceError, DeviceValueError
 from tenfold.files import write_json
 
 KINDS = ("cpu", "cuda", "tpu", "npu")
@@ -26,7 +26,8 @@ class Device:
     """A target: `kind` of processor, `runtime` that serves the network, `threads`, and `batch` per call.
 
     `machine` holds its roofs (measured by calibration, or from the catalogue), `calibration` the fitted predictor.
-    Two devices are equal if they are the same target, whatever is known of them.
+    Two devices are equal if they are the same target, whatever is known of them. `DeviceValueError`, a `DeviceError` and
+    a `ValueError`, tells what no device can be.
     """
 
     kind: str = "cpu"
@@ -38,17 +39,18 @@ class Device:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"device kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+            raise DeviceValueError(f"device kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
         if self.runtime not in RUNTIMES:
-            raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, not {self.runtime!r}")
+            raise DeviceValueError(f"runtime must be one of {', '.join(RUNTIMES)}, not {self.runtime!r}")
         if self.kind != "cpu" and self.runtime == "onnxruntime":
-            raise ValueError(
-                f"a {self.kind} device has the runtime torch; onnxruntime serves on the CPU alone"
+            raise DeviceValueError(
+                f"a {self.kind} device has the runtime torch, and onnxruntime serves on the CPU alone: give "
+                f"Device({self.kind!r}, 'torch')"
             )
         for name in ("threads", "batch"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+                raise DeviceValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
     @property
     def title(self) -> str:
