@@ -123,7 +123,10 @@ def test_what_is_refused(task: Task) -> None:
     with pytest.raises(RecipeError, match="give one or more"):
         blame(task, [])
     task.model.first.weight.data[0, 0] = float("nan")
-    with pytest.raises(NetworkError, match="answers are not finite"):
+    with pytest.raises(NetworkError, match=r"the parameter first\.weight holds NaN \(1 of \d+ values\)"):
+        blame(task)
+    task.model.first.weight.data.fill_(3e38)
+    with pytest.raises(NetworkError, match="answers are not finite, though its weights are"):
         blame(task)
     with pytest.raises(NetworkError, match="no layer"):
         blame(Task(nn.Flatten(), task.train, task.validation))

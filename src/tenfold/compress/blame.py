@@ -27,6 +27,7 @@ from tenfold.compress.quantize.affine import Affine
 from tenfold.compress.technique import Json, Run
 from tenfold.cost import Inputs, call
 from tenfold.data import Task, checked_score
+from tenfold.data.checks import check_weights
 from tenfold.errors import DataError, NetworkError, RecipeError
 from tenfold.naming import nearest
 
@@ -116,8 +117,8 @@ def blame(
 
     The most telling figures come first: every layer alone under every change, then cumulatively, then each spared;
     `run.deadline` ends it with what is known. The network is not changed. A change that suits no layer has none in its
-    column. Raises `RecipeError` for an unknown change, `NetworkError` where no change suits any layer or the network's
-    answers are not finite.
+    column. Raises `RecipeError` for an unknown change, `NetworkError` where no change suits any layer, a weight, which
+    is named, or an answer of the network is not finite.
     """
     run, names = run or Run(), list(dict.fromkeys(changes))
     for name in names:
@@ -190,6 +191,7 @@ class Bench:
     """
 
     def __init__(self, task: Task, examples: int, seed: int = 0) -> None:
+        check_weights(task.model)
         split = task.validation.take(examples)
         self.network = copy.deepcopy(task.model).eval()
         self.layers = weighted_layers(self.network)
@@ -205,7 +207,8 @@ class Bench:
         self.wanted = self._answers()
         if not bool(self.wanted.isfinite().all()):
             raise NetworkError(
-                "the network's answers are not finite: its weights or the data hold NaN or inf"
+                "the network's answers are not finite, though its weights are: validation holds NaN or infinity, or a "
+                "layer's values grow too large"
             )
         self.score = checked_score(self.metric, self.wanted, self.targets)
         self._calibration = calibration_examples(task.train, seed)
