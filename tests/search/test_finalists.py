@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenfold.pacing import Pacer
 from tenfold.search.damage import damage, loss_per_damage
 from tenfold.search.finalists import Tried, choose_next, number_of_finalists, underhealed
-from tenfold.search.proposals import Proposal, front, starting_points
+from tenfold.search.proposals import Proposal, front, propose, restore, starting_points
 from tenfold.search.space import Plan, Space, by_loss, stages_of
 
 
@@ -141,6 +143,84 @@ def test_a_space_drops_the_most_dispensable_blocks_first():
     assert Plan.from_json(plan.to_json()) == plan
     for parameters in starting_points(space):
         assert set(parameters) == {"drop a", "drop b", "keep a.0.conv"}
+
+
+class Additive:
+    """A judge of a space of two stages and two groups, by whose `losses` and `bytes` what goes adds up."""
+
+    minimize = "size"
+    space = Space({"a": ("a.0", "a.1", "a.2"), "b": ("b.0", "b.1")}, {"u": ("u", "b.1.u"), "v": ("v",)})
+    parts = ("a.0", "a.1", "a.2", "b.0", "b.1", "u", "b.1.u", "v")
+
+    def __init__(self, losses: list[int], bytes_of: list[int], limit: int) -> None:
+        self.losses = dict(zip(self.parts, losses, strict=True))
+        self.bytes_of = dict(zip(self.parts, bytes_of, strict=True))
+        self.limit = limit
+
+    def divergence(self, plan: Plan) -> float:
+        return self.gone(plan, self.losses)
+
+    def gone(self, plan: Plan, values: dict[str, int]) -> float:
+        return sum(values[name] for name in plan.blocks) + sum(8 * (1 - s) * values[n] for n, s in plan.keep)
+
+    def __call__(self, plan: Plan) -> Proposal:
+        size = int(1000 - self.gone(plan, self.bytes_of))
+        excess, moved = max(0.0, size / self.limit - 1), self.divergence(plan)
+        return Proposal(plan, "int8", 1, 1, 1.0, 1.0, 1.0, size, moved, moved, excess)
+
+
+NUMBERS = st.lists(st.integers(1, 30), min_size=8, max_size=8)
+DROPPED = st.tuples(st.integers(0, 3), st.integers(0, 2))
+SHARES = st.sampled_from([0.25, 0.5, 0.875, 1.0])
+
+
+@given(NUMBERS, NUMBERS, st.integers(500, 990), st.lists(st.tuples(DROPPED, SHARES, SHARES), max_size=6))
+def test_what_keeps_the_limits_is_given_back_all_that_it_can_be(losses, sizes, limit, plans):
+    judge = Additive(losses, sizes, limit)
+    made = {Plan(): judge(Plan())}
+    for (a, b), u, v in plans:
+        plan = judge.space.plan({"a": a, "b": b}, {"u": u, "v": v})
+        made[plan] = judge(plan)
+    before = front(list(made.values()), "size")[0]
+    restore(judge.space, judge, made, Pacer(lambda: 1.0))
+    mildest = front(list(made.values()), "size")[0]
+    assert mildest.damage <= before.damage
+    if (
+        not mildest.excess
+    ):  # some structure keeps the limit, and with nothing more does it do less damage and keep it
+        for plan in judge.space.milder(mildest.plan):
+            assert judge(plan).excess > 0 or judge(plan).damage >= mildest.damage
+    else:
+        assert before == mildest
+
+
+def test_a_plan_gives_back_one_block_or_one_step_of_a_width():
+    plan = Additive.space.plan({"a": 2, "b": 2}, {"u": 0.875, "v": 0.5})
+    assert plan == Plan(("a.0", "a.1", "b.0", "b.1"), (("u", 0.875), ("v", 0.5)))
+    assert Additive.space.milder(plan) == [
+        Plan(("a.0", "b.0", "b.1"), plan.keep),
+        Plan(("a.0", "a.1", "b.0"), (("b.1.u", 0.875), *plan.keep)),
+        Plan(plan.blocks, (("v", 0.5),)),
+        Plan(plan.blocks, (("u", 0.875), ("v", 0.625))),
+    ]
+    assert Additive.space.milder(Plan()) == []
+
+
+@pytest.mark.parametrize(("limit", "gone"), [(1000, 0), (973, 27)])
+def test_proposals_end_at_the_limit_and_not_well_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, gone: int
+) -> None:
+    monkeypatch.setattr(
+        "tenfold.search.proposals.TRIALS", 29
+    )  # the levels of depth: 30 of 40 blocks, then all
+
+    class Blocks(Additive):
+        space = Space({"a": tuple(f"a.{number}" for number in range(40))}, {})
+        parts = space.stages["a"]
+
+    judge = Blocks([1] * 40, [1] * 40, limit)
+    found = propose(judge.space, judge, tmp_path / "study.journal", seed=0, seconds=60.0)  # type: ignore[arg-type]
+    assert len(found[0].plan.blocks) == gone
 
 
 def test_more_time_heals_more_finalists():

@@ -29,6 +29,10 @@ RANDOM_TRIALS = 8  # after those, before the search is guided
 BITS = {"fp32": 32, "int8": 8}
 PACKED_BITS = 4.2  # of a weight of INT8 that is stored in four bits, multiples of scales included
 VIOLATION_WEIGHT = 4.0
+# Where a limit rules the original out: the study's few trials may all end well below it. For a ResNet-20 in 0.17 MB, 42
+# of them found nothing of less than 1.9 units of damage; giving back found 1.0 in seven more, of the same time.
+RESTORED_SHARE = 0.25  # of the time, for giving back …
+MOST_RESTORED = 4  # … to so many of the mildest that keep the limits
 SIZE_MARGIN = 1.03  # bytes come out up to so much above their prediction; a limit is not to be missed by that
 
 
@@ -148,7 +152,9 @@ def propose(
             penalty = 1 + VIOLATION_WEIGHT * found.excess
             return found.cost(judge.minimize) * penalty, found.damage * penalty
 
-        pacer = Pacer(lambda: started + seconds - time.monotonic())
+        restoring = made[Plan()].excess > 0
+        share = 1 - RESTORED_SHARE if restoring else 1.0
+        pacer = Pacer(lambda: started + share * seconds - time.monotonic())
         while len(study.get_trials(deepcopy=False)) < TRIALS and pacer.may_begin():
             with pacer.one():
                 study.optimize(objective, n_trials=1)
@@ -161,7 +167,30 @@ def propose(
                 plan = suggested(space, optuna.trial.FixedTrial(trial.params))
                 if plan not in made:
                     made[plan] = judge(plan)
+    if restoring:
+        restore(space, judge, made, Pacer(lambda: started + seconds - time.monotonic(), pacer.takes))
     return front(list(made.values()), judge.minimize)
+
+
+def restore(space: Space, judge: Judge, made: dict[Plan, Proposal], pacer: Pacer) -> None:
+    """Give the mildest structures that keep the limits back what they can, part after part, and add to `made` what is tried.
+
+    What moves the answers most without it comes back first, as long as the limits are kept and less damage is done.
+    """
+    kept = sorted((p for p in made.values() if p.excess <= 0), key=lambda p: p.damage)
+    for found in kept[:MOST_RESTORED]:
+        best: Proposal | None = found
+        while best is not None:
+            before, best = best, None
+            for plan in sorted(space.milder(before.plan), key=judge.divergence):
+                if plan not in made:
+                    if not pacer.may_begin():
+                        return
+                    with pacer.one():
+                        made[plan] = judge(plan)
+                if made[plan].excess <= 0 and made[plan].damage < before.damage:
+                    best = made[plan]
+                    break
 
 
 def starting_points(space: Space) -> list[dict[str, float]]:

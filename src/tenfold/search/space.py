@@ -64,6 +64,18 @@ class Space:
         ]
         return Plan(tuple(sorted(blocks)), tuple(sorted(keep)))
 
+    def milder(self, plan: Plan) -> list[Plan]:
+        """The structures that give one part of `plan` back: a block of a stage, or a step of a group's width."""
+        keep = dict(plan.keep)
+        dropped = {stage: len({*blocks} & {*plan.blocks}) for stage, blocks in self.stages.items()}
+        kept = {
+            group: min((keep[family] for family in families if family in keep), default=1.0)
+            for group, families in self.groups.items()
+        }
+        fewer = [{**dropped, stage: number - 1} for stage, number in dropped.items() if number]
+        wider = [{**kept, group: share + STEP} for group, share in kept.items() if share < 1]
+        return [self.plan(drop, kept) for drop in fewer] + [self.plan(dropped, widths) for widths in wider]
+
     @property
     def empty(self) -> bool:
         """Whether the structure offers nothing to change."""
