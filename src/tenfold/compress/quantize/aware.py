@@ -8,7 +8,6 @@ nearest end outside, times 1/√(N Qp) for the N weights that share it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from tenfold.compress.distill import Distill
 from tenfold.compress.healing import Healed, heal
-from tenfold.compress.quantize.capture import attribute
+from tenfold.compress.quantize.capture import attribute, copied
 from tenfold.compress.quantize.codes import unpack_codes
 from tenfold.compress.quantize.grid import Grid, spread
 from tenfold.compress.quantize.layer_inputs import weight_of
@@ -141,7 +140,7 @@ def trainable(
     module: fx.GraphModule, targets: Sequence[Target]
 ) -> tuple[fx.GraphModule, list[Aware], list[Bias | None]]:
     """A copy whose packed weights and biases are learnt, and those; nothing else asks for gradients."""
-    network = copy.deepcopy(module).requires_grad_(False)
+    network = copied(module).requires_grad_(False)
     calls = {node.name: node for node in network.graph.nodes}
     found: dict[
         fx.Node, Aware

@@ -5,15 +5,13 @@ As `tenfold.compress.quantize.aware`, over the graph that `insert_static` makes.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, fx, nn
 
 from tenfold.compress.healing import Healed
 from tenfold.compress.quantize.affine import round_bias
 from tenfold.compress.quantize.aware import AWARE, Aware, Bias, Step, lsq, taught
-from tenfold.compress.quantize.capture import attribute
+from tenfold.compress.quantize.capture import attribute, copied
 from tenfold.compress.quantize.grid import Grid
 from tenfold.compress.quantize.layer_inputs import matrix_of, weight_of
 from tenfold.compress.quantize.ops import LEVELS, along
@@ -39,7 +37,7 @@ class Activation(nn.Module):
 
 def train_static(module: fx.GraphModule, task: Task, run: Run, epochs: float) -> Healed:
     """Teach a static INT8 module for `epochs` passes; its integers and scales are edited if it helped."""
-    network = copy.deepcopy(module).requires_grad_(False)
+    network = copied(module).requires_grad_(False)
     activations: dict[str, Activation] = {}
     weights: dict[str, Aware] = {}
     trained: dict[str, Bias] = {}

@@ -40,6 +40,12 @@ def capture(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     return rebuilt(module)
 
 
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a captured graph, without the warnings of PyTorch about its own way of copying."""
+    with quiet():
+        return copy.deepcopy(module)
+
+
 def export_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     """`torch.export` with a dynamic batch, or an `ExportError` that says what stood in the way."""
     args, kwargs = as_args(map_inputs(two_examples, inputs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import enum
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, fx
 
 from tenfold.compress.quantize.affine import Affine
+from tenfold.compress.quantize.capture import copied
 from tenfold.compress.quantize.insert import IntegerForm, insert_dynamic, insert_static
 from tenfold.compress.quantize.layers import Layer, convolution_arguments
 from tenfold.compress.quantize.naming import module_path, stable_names
@@ -71,7 +71,7 @@ def inserted(
 
     Weights have the `scales` that are given, by layer.
     """
-    module = copy.deepcopy(module)
+    module = copied(module)
     plan, names = planned(module, mode, floats)
     if mode is Mode.STATIC:
         return insert_static(module, plan, names, affines, form, scales or {})

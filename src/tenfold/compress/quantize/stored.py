@@ -6,7 +6,6 @@ the runtime does that once, when it loads the file, and computes as with int8 we
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from torch import Tensor, fx
 
 from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.bits import bits_by_layer
-from tenfold.compress.quantize.capture import attribute, rebuilt, set_buffer, shape_of
+from tenfold.compress.quantize.capture import attribute, copied, rebuilt, set_buffer, shape_of
 from tenfold.compress.quantize.codes import pack_codes, unpack_codes
 from tenfold.compress.quantize.grid import Grid, PerChannel, PerGroup, ZeroPoint
 from tenfold.compress.quantize.insert import ROOT
@@ -135,14 +134,14 @@ def round_coarsely(
         coarse.bits, module, layers, weights, judged, examples, run.part(0.0, 0.2), "quantize"
     )
     narrow = {name for name in layers if largest_multiple(bits[name], coarse.limit)}
-    work = copy.deepcopy(module)
+    work = copied(module)
     in_work = dict(zip(module.graph.nodes, work.graph.nodes, strict=True))
-    copied = {name: relocated(layer, in_work) for name, layer in layers.items() if name in narrow}
+    in_copy = {name: relocated(layer, in_work) for name, layer in layers.items() if name in narrow}
     forms = {}
-    for name, layer in copied.items():
+    for name, layer in in_copy.items():
         width = matrix_of(weights[name], layer.axis).shape[1]
         forms[name] = Form(bits[name], coarse.granularity(width, bits[name]), ZeroPoint.SYMMETRIC)
-    targets = packed_targets(work, copied, forms, coarse.correct)
+    targets = packed_targets(work, in_copy, forms, coarse.correct)
     walk = _Keeping(
         work,
         targets,

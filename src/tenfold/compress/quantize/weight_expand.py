@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tenfold.compress.quantize.capture import attribute, rebuilt, set_buffer
+from tenfold.compress.quantize.capture import attribute, copied, rebuilt, set_buffer
 from tenfold.compress.quantize.codes import pack_codes, unpack_codes
 from tenfold.compress.quantize.stored import stored_weights
 from tenfold.compress.quantize.weight_insert import UNPACK
@@ -21,7 +20,7 @@ def unpacked(model: nn.Module) -> nn.Module:
     """The same network with its packed weights as plain floats or int8: what computes fast where nothing reads codes."""
     if not isinstance(model, fx.GraphModule):
         return model
-    model = copy.deepcopy(model)
+    model = copied(model)
     for node, stored in stored_weights(model):
         path = str(node.args[0].target).removesuffix("codes")  # type: ignore[union-attr]
         node.replace_all_uses_with(_constant(model, node, f"{path}weight", stored.values()))
