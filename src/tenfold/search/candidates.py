@@ -12,7 +12,7 @@ from tenfold.search.finalists import Tried
 from tenfold.search.finish import seconds_spare
 from tenfold.search.job import Job
 from tenfold.search.outlook import Outlook
-from tenfold.search.packed import size_matters
+from tenfold.search.packed import decides
 from tenfold.search.probes import seen
 from tenfold.search.proposals import Judge, Proposal, front, propose
 from tenfold.search.space import Plan
@@ -82,7 +82,7 @@ def judge_of(
         latency=LatencyModel.fit([(entry.counts, entry.precision, entry.latency_ms) for entry in known]),
         budget=job.budget,
         minimize=job.minimize,
-        precisions=(*factors, *(["packed"] if "int8" in factors and size_matters(job) else [])),
+        precisions=(*factors, *(["packed"] if "int8" in factors and decides(job) else [])),
         size_factors={precision: max(values) for precision, values in factors.items()},
         # A guess of the divergence is blunt, and mostly far too high: it is not to rule out what a run may find good.
         passes=lambda proposal: (

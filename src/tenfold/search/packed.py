@@ -21,9 +21,12 @@ def packed(bits: float) -> Quantize:
     return Quantize(stored_bits=Average(bits, CHOICES))
 
 
-def size_matters(job: Job) -> bool:
-    """Whether a smaller file of the same speed is worth anything: where size has a limit, or is to be small, or no limit is given."""
-    return job.budget.empty or job.minimize == "size" or job.budget.size_mb is not None
+def decides(job: Job) -> bool:
+    """Whether structures are chosen for how small they are packed: where size has a limit, which INT8 may miss.
+
+    Elsewhere what is smallest in INT8 is so packed, and only the best is packed, once it is known.
+    """
+    return job.budget.size_mb is not None
 
 
 def bits_for(job: Job, proposal: Proposal) -> float:

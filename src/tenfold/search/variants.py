@@ -26,7 +26,7 @@ from tenfold.search.finish import seconds_spare
 from tenfold.search.frontier import ORIGINAL, choose, mark, nearest
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.pace import original_pass
-from tenfold.search.packed import PACKED, packed
+from tenfold.search.packed import PACKED, decides, packed
 from tenfold.search.point import Point
 
 UNTOUCHED = "o"  # begins the names of the points made of the untouched network
@@ -269,9 +269,9 @@ def made(
 def seconds_kept(job: Job) -> float:
     """What variants may take at the end of the job, as far as is known before anything was healed."""
     plain = plain_forms(job)
-    # What will be healed is not known yet; it is taken to answer in integers as the plain network does. It is packed as
-    # it is made, if at all.
-    healed = [name for name in wanted(job, Forms("", plain.points)) if name != PACKED]
+    # What will be healed is not known yet; it is taken to answer in integers as the plain network does.
+    packed_as_made = decides(job)
+    healed = [n for n in wanted(job, Forms("", plain.points)) if n != PACKED or not packed_as_made]
     likely = [*wanted(job, plain), *healed]
     kept, most = 0.0, SHARE_OF_TIME * job.clock.limit
     for seconds in (seconds_for(job, VARIANTS[name]) for name in likely):
