@@ -22,6 +22,9 @@ from tenfold.search.structures import SCAN_SHARE, scanned
 
 UNMADE = 3.0  # times as long as the original a baseline takes that was not made: to be made INT8, exported and scored
 SIZE = 0.5  # of the original's multiply-adds and parameters, that the network has for which time is estimated
+DOUBTFUL = (
+    1.5  # times the time: where the estimate is beyond, looking for structures would take time for nothing
+)
 STEPS = 60  # of the search for a time; each takes a quarter of what is missing away, or more
 
 
@@ -42,6 +45,11 @@ def more_time(job: Job) -> list[str]:
         f"--time {first} would have been enough to begin with one of half the size, {rest} (with the same --out, what is "
         "done is kept)"
     ]
+
+
+def may_be_enough(job: Job) -> bool:
+    """Whether a network of half the size may be healed in the time, by an estimate that is not taken at its word."""
+    return enough_for(job, FEWEST_FIRST) <= DOUBTFUL * job.clock.limit
 
 
 def enough_for(job: Job, passes: float) -> float:

@@ -17,7 +17,7 @@ from tenfold.errors import BudgetError, NetworkError, TenfoldWarning
 from tenfold.search.baselines import add_baselines
 from tenfold.search.budget import Budget
 from tenfold.search.clock import Clock, Report, silent
-from tenfold.search.enough import more_time
+from tenfold.search.enough import may_be_enough, more_time
 from tenfold.search.finalists import NAMES
 from tenfold.search.finish import RESULT, finish, seconds_spare
 from tenfold.search.frontier import BASELINES, ORIGINAL, PLAIN_INT8, Frontier
@@ -159,11 +159,14 @@ def in_time(job: Job) -> bool:
 
 
 def time_to_scan(job: Job) -> bool:
-    """Whether anything could follow a scan of blocks and widths, which a run that goes on does not do again."""
+    """Whether anything could follow a scan of blocks and widths, which a run that goes on does not do again.
+
+    What is to follow is healing: without it, other forms of the network as it is are worth more.
+    """
     if scanned(job) is not None:
         return in_time(job)
     tracing = job.store.point(ORIGINAL).seconds or 0.0  # which takes about as long as its export did
-    return seconds_spare(job) > 2 * SCAN_SHARE * job.clock.limit + tracing
+    return seconds_spare(job) > 2 * SCAN_SHARE * job.clock.limit + tracing and may_be_enough(job)
 
 
 def plain_known(job: Job) -> bool:

@@ -282,7 +282,14 @@ def seconds_kept(job: Job) -> float:
 
 
 def seconds_for(job: Job, variant: Variant) -> float:
-    """What a variant is expected to take; of what does not train, no more than is kept for them all."""
+    """What a variant is expected to take; of what does not train, no more than is kept for them all.
+
+    Packing takes what it took the last time.
+    """
+    if variant.pace == PACKED_PACE:
+        took = [point.seconds for point in job.store.points() if point.id.startswith(f"{UNTOUCHED}-packed")]
+        if took:
+            return max(seconds or 0.0 for seconds in took)
     processor = torch.device("cpu")  # where rounded weights are trained
     training = variant.passes * ROUNDED_PACE * original_pass(job, processor) if variant.passes else 0.0
     return min(variant.pace * seconds_plain(job), SHARE_OF_TIME * job.clock.limit) + training

@@ -108,15 +108,21 @@ def descended(
     slope = (scale * (q_GRK - zero) - w_GRK) @ h_GKK
     for _ in range(rounds):
         changed = False
-        for i in range(width):
-            away = slope[:, :, i] / h_GKK[:, None, i, i]  # from the best real value
-            best = torch.round(q_GRK[:, :, i] - away / scale[:, :, i]).clamp_(0, grid.top)
-            best = torch.where(stays[:, :, i], q_GRK[:, :, i], best)
-            step = scale[:, :, i] * (best - q_GRK[:, :, i])
-            if bool(step.any()):
+        for start in range(0, width, BLOCK):
+            stop = min(start + BLOCK, width)
+            steps = torch.zeros_like(slope[:, :, start:stop])
+            near = slope[:, :, start:stop].clone()
+            for i in range(start, stop):
+                away = near[:, :, i - start] / h_GKK[:, None, i, i]  # from the best real value
+                best = torch.round(q_GRK[:, :, i] - away / scale[:, :, i]).clamp_(0, grid.top)
+                best = torch.where(stays[:, :, i], q_GRK[:, :, i], best)
+                step = scale[:, :, i] * (best - q_GRK[:, :, i])
+                if bool(step.any()):
+                    near += step[:, :, None] * h_GKK[:, None, i, start:stop]
+                    q_GRK[:, :, i], steps[:, :, i - start] = best, step
+            if bool(steps.any()):
                 changed = True
-                slope += step[:, :, None] * h_GKK[:, None, i]
-                q_GRK[:, :, i] = best
+                slope += steps @ h_GKK[:, start:stop]
         if not changed:
             break
     return q_GRK.reshape(codes.shape).to(torch.uint8)
