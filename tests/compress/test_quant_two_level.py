@@ -59,6 +59,28 @@ def test_multiples_are_those_that_err_least() -> None:
         )
 
 
+@pytest.mark.parametrize("bits", [2, 4, 6])
+@pytest.mark.parametrize("gone", [0.0, 1e-20])
+def test_groups_and_channels_of_zeros_cost_the_others_nothing(bits: int, gone: float) -> None:
+    matrix = 0.02 * drawn(3, 64)
+    grid = fit_grid(matrix, bits, PerGroup(32), ZeroPoint.SYMMETRIC, Observer.MSE)
+    whole = two_level(grid, matrix, 127, torch.zeros(3))
+    matrix[0, :32] = gone  # as of inputs that nothing reaches
+    matrix[1] = gone
+    grid = fit_grid(matrix, bits, PerGroup(32), ZeroPoint.SYMMETRIC, Observer.MSE)
+    found = two_level(grid, matrix, 127, torch.tensor([0.0, 3e-7, 0.0]))
+    kept = found.rounded(matrix)
+    assert torch.equal(kept[2], whole.rounded(matrix)[2])
+    rest = matrix[0, 32:]
+    assert float((kept[0, 32:] - rest).square().mean()) <= float(
+        (whole.rounded(matrix)[0, 32:] - rest).square().mean()
+    ) * (1 + 1e-6)
+    assert not kept[0, :32].any()
+    assert not kept[1].any()
+    # A channel of zeros has the scale that its bias needs, as in plain INT8: any larger one would round the bias.
+    assert float(found.channel[1]) == pytest.approx(3e-7)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5])
 def test_groups_lose_less_than_one_scale_and_hardly_more_than_free_ones(bits: int) -> None:
     matrix = drawn(16, 256)

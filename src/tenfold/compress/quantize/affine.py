@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tenfold.compress.quantize.grid import PerChannel, PerTensor, ZeroPoint
+from tenfold.compress.quantize.grid import TINY, PerChannel, PerTensor, ZeroPoint
 from tenfold.compress.quantize.ops import LEVELS, MIDDLE, along
 
 # A bias is an int32 at scale s_x · s_w. A weight scale is kept large enough for its bias to fit with a bit to spare.
 BIAS_LIMIT = 2.0**30
-TINY = 1e-12
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 BITS = range(2, 9)
+TINY = 1e-12  # no scale is smaller
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def grid_of_ranges(
     else:
         scale = (high - low) / (2**bits - 1)
     dtype = stored_type(granularity)
-    scale = torch.where(scale > 1e-12, scale, torch.ones_like(scale)).to(dtype).float()
+    scale = torch.where(scale > TINY, scale, torch.ones_like(scale)).to(dtype).float()
     if zero_point is ZeroPoint.SYMMETRIC:
         zero = torch.full_like(scale, float(middle))
     elif zero_point is ZeroPoint.INTEGER:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tenfold.compress.quantize.grid import Grid
+from tenfold.compress.quantize.grid import TINY, Grid
 
 MULTIPLE_BITS = 4
 LARGEST = 2**MULTIPLE_BITS - 1
 SMALLEST_GROUP = 8  # inputs: below, multiples would weigh too much beside the codes
+ROUNDED_UP = 1.01  # scales of groups are bfloat16, and may so be above what their weights reach
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,19 @@ def two_level(
 
     The largest scale of a channel gets the largest multiple whose products are within ±`limit`. The multiple of a group
     is the one whose rounding errs least, by squares that `importance` (R, K) weighs. No channel's scale is below
-    `least` (R,).
+    `least` (R,), and one of zeros has no other. Raises `ValueError` for codes that are not within ±`limit`.
     """
     rows, groups = grid.scale.shape
     top = largest_multiple(grid.bits, limit)
     if top < 1:
         raise ValueError(f"{grid.bits} bits do not lie within ±{limit}")
     top = top if groups > 1 else 1
-    channel = torch.maximum(grid.scale.amax(1) / top, least.to(grid.scale))[:, None]
     middle = 2 ** (grid.bits - 1)
     in_groups = matrix.reshape(rows, groups, -1)
+    # The grid gives groups of zeros the scale 1, which is not to be their channel's.
+    reach = in_groups.abs().amax(2) / (middle - 1)
+    needed = torch.where(grid.scale > ROUNDED_UP * reach, reach, grid.scale).amax(1) / top
+    channel = torch.maximum(needed, least.to(grid.scale)).clamp(min=TINY)[:, None]
     weights = 1.0 if importance is None else importance.expand_as(matrix).reshape(in_groups.shape)
     multiples, best = torch.ones_like(grid.scale), torch.full_like(grid.scale, torch.inf)
     for multiple in range(1, top + 1):
