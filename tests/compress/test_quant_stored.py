@@ -21,7 +21,8 @@ from tenfold.compress.quantize import (
     stored_weights,
     unpacked,
 )
-from tenfold.cost import call
+from tenfold.compress.quantize.stored import insert_stored
+from tenfold.cost import Device, call
 from tenfold.errors import RecipeError
 
 WIDTH = 24
@@ -54,10 +55,18 @@ def test_more_bits_lose_less_and_learning_too() -> None:
     assert noise_db(*quantized(Quantize(stored_bits=3, rounding=Learned(steps=60)))) > nearest
 
 
-def test_the_integers_are_those_of_the_codes_and_memory_shrinks() -> None:
+def test_the_integers_are_those_of_the_codes_and_memory_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded(Residual, WIDTH)
+    computed: dict[str, Tensor] = {}
+    monkeypatch.setattr(
+        "tenfold.compress.quantize.quantizer.insert_stored",
+        lambda module, stored: computed.update(module.state_dict()) or insert_stored(module, stored),
+    )
     applied = Quantize(stored_bits=4, weight_bits=8).apply(model, task_of(model, images(24)), Run())
     found = stored_weights(applied.model)
+    for node, weight in found:  # what the scales and biases were fitted to
+        path = str(node.args[0].target).removesuffix("codes")  # type: ignore[union-attr]
+        assert torch.equal(computed[f"{path}weight"], weight.values())
     assert [set(entry) for entry in applied.resolved["stored"].values()] == [{"bits", "group"}] * 4
     assert len(found) == 4
     for _, weight in found:
@@ -117,7 +126,7 @@ def test_layers_that_stay_float_are_left_as_they_are() -> None:
     [
         ({"stored_bits": 8}, "stored_bits must be 2 to 7"),
         ({"stored_bits": True}, "stored_bits must be 2 to 7"),
-        ({"stored_bits": 4, "group": 1}, "group must be"),
+        ({"stored_bits": 4, "group": 7}, "group must be a whole number of at least 8"),
         ({"stored_bits": 4, "epochs": 1.0}, "cannot be trained"),
         ({"stored_bits": 4, "target_latency": 0.8}, "change no latency"),
         ({"stored_bits": 4, "granularity": PerTensor()}, "need granularity"),
@@ -135,6 +144,9 @@ def test_a_resolved_step_that_does_not_fit_is_refused() -> None:
     for entry, reason in (
         ({"bits": 9, "group": 7}, "9 bits"),
         ({"bits": 4, "group": 5}, "groups of 5"),
+        ({"bits": 4.0, "group": 7}, "in 4.0 bits"),
+        ({"bits": 4, "group": "7"}, "groups of '7'"),
+        ({"bits": 4, "group": True}, "groups of True"),
         ({}, "malformed"),
     ):
         resolved = {**applied.resolved, "stored": {name: entry}}
@@ -143,3 +155,51 @@ def test_a_resolved_step_that_does_not_fit_is_refused() -> None:
     with pytest.raises(RecipeError, match="no layer other"):
         resolved = {**applied.resolved, "stored": {"other": {"bits": 4, "group": 7}}}
         Quantize().rebuild(seeded(Residual), resolved, images(1))
+    resolved = {**applied.resolved, "weight_bits": float("inf")}
+    with pytest.raises(RecipeError, match="malformed"):
+        Quantize().rebuild(seeded(Residual), resolved, images(1))
+
+
+class Tied(nn.Module):
+    """(N, 16) -> (N, 16) by one weight, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def test_a_weight_that_layers_share_is_stored_under_the_first_one() -> None:
+    x = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+    applied = Quantize(stored_bits=4).apply(seeded(Tied), task_of(seeded(Tied), x), Run())
+    ((name, entry),) = applied.resolved["stored"].items()
+    other = next(layer for layer in applied.resolved["layers"] if layer != name)
+    with pytest.raises(RecipeError, match=f"{other} reads the weight of a layer before it"):
+        Quantize().rebuild(seeded(Tied), {**applied.resolved, "stored": {other: entry}}, x)
+
+
+@pytest.mark.parametrize("bits", [7, Average(6.0, (5, 7, 8))])
+def test_codes_that_do_not_fit_the_kernels_integers_are_refused(bits: int | Average) -> None:
+    model, technique = seeded(Residual), Quantize(stored_bits=bits, weight_bits=7)
+    task = task_of(model, images(8))
+    (problem,) = technique.preflight(model, task, Device())
+    assert "codes of 7 bits do not fit integers of 7, as weight_bits says" in str(problem)
+    with pytest.raises(RecipeError, match="leave 7 out of stored_bits"):
+        technique.apply(model, task, Run())
+
+
+def test_bits_that_no_weight_can_have_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    task = task_of(model, images(8))
+    for bits in (4, Average(4.0)):
+        technique = Quantize(Mode.DYNAMIC, stored_bits=bits)
+        (problem,) = technique.preflight(model, task, Device())
+        assert "no layer's weight can be stored" in str(problem)
+        with pytest.raises(RecipeError, match="no layer's weight can be stored"):
+            technique.apply(model, task, Run())
+    # An average of eight is plain INT8.
+    applied = Quantize(stored_bits=Average(8.0, (4, 8)), weight_bits=8).apply(model, task, Run())
+    assert applied.resolved["stored"] == {}

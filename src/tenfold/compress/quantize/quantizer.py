@@ -31,10 +31,13 @@ from tenfold.compress.quantize.stored import (
     Coarse,
     StoredWeight,
     blank_weight,
+    check_room,
+    check_storable,
     insert_stored,
     round_coarsely,
 )
 from tenfold.compress.quantize.tables import insert_tables
+from tenfold.compress.quantize.two_level import SMALLEST_GROUP
 from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
 from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
@@ -69,7 +72,8 @@ class Quantize:
     With `stored_bits`, 2 to 7, or `Average(bits)` for a width of each layer's own, files hold weights of so many bits,
     rounded by `rounding` on grids of two levels (`tenfold.compress.quantize.two_level`): groups of up to `group`
     inputs have scales that are whole multiples of their channel's. ONNX Runtime expands them to int8 when it loads the
-    file, and is as fast as ever. 4 bits are known as W4A8.
+    file, and is as fast as ever. 4 bits are known as W4A8. Eight bits stay: weights that something else than layers
+    reads, embedding tables, and the convolutions of the dynamic mode.
     """
 
     mode: Mode = Mode.STATIC
@@ -126,8 +130,10 @@ class Quantize:
         self._check_stored()
 
     def _check_stored(self) -> None:
-        if type(self.group) is not int or self.group < 2:
-            raise ValueError(f"Quantize: group must be a whole number of at least 2, not {self.group!r}")
+        if type(self.group) is not int or self.group < SMALLEST_GROUP:
+            raise ValueError(
+                f"Quantize: group must be a whole number of at least {SMALLEST_GROUP}, not {self.group!r}"
+            )
         bits = self.stored_bits
         if bits is None:
             return
@@ -159,12 +165,18 @@ class Quantize:
             text = f"INT8 runs in onnxruntime; {target.runtime} would compute its floats, slower than before"
             problems.append(Problem("", text))
         problems += without_layers(model)
-        if self.floats and not problems:
+        try:
+            check_room(self.stored_bits, self.bits_computed, self.weight_bits is None)
+        except RecipeError as error:
+            problems.append(Problem("", str(error)))
+        few = self.stored_bits is not None and self.mode is Mode.DYNAMIC  # layers that can be stored so
+        if (self.floats or few) and not problems:
             try:
                 module = captured(model, task.zeros(2))
                 plan, names = planned(module, self.mode)
                 problems = unmatched(plan.layers, names, self.floats)
-                planned(module, self.mode, named(plan.layers, names, self.floats))
+                plan, _ = planned(module, self.mode, named(plan.layers, names, self.floats))
+                check_storable(self.stored_bits, storable(module, plan, self.mode))
             except TenfoldError as error:
                 problems.append(Problem("", str(error)))
         return problems
@@ -174,11 +186,12 @@ class Quantize:
 
         Reads up to `examples` training examples. Raises `NetworkError` for weights or activations that are not
         finite, for a network without layers and for a latency out of reach, `RecipeError` for a latency that cannot be
-        measured and a pattern that matches no layer, `ExportError` for a network that cannot be traced, `OutOfTime`
-        past the run's deadline.
+        measured, a pattern that matches no layer and `stored_bits` that no weight can have, `ExportError` for a network
+        that cannot be traced, `OutOfTime` past the run's deadline.
         """
         check_finite(model)
         check_type(model)
+        check_room(self.stored_bits, self.bits_computed, self.weight_bits is None)
         if self.target_latency is not None:
             run.require_latency()  # before long work
         before = UNTRAINED if self.epochs else 1.0
@@ -187,8 +200,9 @@ class Quantize:
         module = captured(model, task.example(2))
         floats = self._floats(module)
         plan, names = planned(module, self.mode, floats)
+        check_storable(self.stored_bits, storable(module, plan, self.mode))
         examples = task.train.take(self.examples, seed=run.seed)
-        bits = self.weight_bits or (8 if has_int8_dot_product() else 7)
+        bits = self.bits_computed
         form = IntegerForm(bits, self.granularity, self.activations, self.bias_correction)
         few, equalized = correction_inputs(module.graph, examples), {}
         layers = {names[layer.node]: layer for layer in plan.layers}
@@ -275,8 +289,8 @@ class Quantize:
             given_scales = resolved.get("granularity", encode(PerChannel()))
             granularity = decode(PerChannel | PerTensor, given_scales, (), "granularity")
             activations = ZeroPoint(resolved.get("activations", ZeroPoint.INTEGER.value))
-            forms = {str(n): (int(w["bits"]), int(w["group"])) for n, w in resolved.get("stored", {}).items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            forms = {str(n): (w["bits"], w["group"]) for n, w in resolved.get("stored", {}).items()}
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise RecipeError(f"quantize: the resolved step is malformed ({error!r})") from error
         if bits not in (7, 8):
             raise RecipeError(f"quantize: weight_bits must be 8 or 7, not {bits}")
@@ -297,6 +311,11 @@ class Quantize:
         }
         network = insert_tables(inserted(module, mode, floats, affines, form)[0], ROOT, tables)[0]
         return insert_stored(network, blank) if blank else network
+
+    @property
+    def bits_computed(self) -> int:
+        """The bits of a weight in the kernel: 8, or 7 where nothing else is asked for and this CPU would saturate."""
+        return self.weight_bits or (8 if has_int8_dot_product() else 7)
 
     def _floats(self, module: fx.GraphModule) -> frozenset[str]:
         """The layers that the user wants float, by name."""

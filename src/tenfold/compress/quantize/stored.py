@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from tenfold.compress.quantize.affine import weight_limit
 from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.bits import bits_by_layer
 from tenfold.compress.quantize.capture import attribute, copied, rebuilt, set_buffer, shape_of
@@ -96,13 +98,39 @@ class Coarse:
 
 
 class _Keeping(Walk):
-    """A walk that keeps what it stores."""
+    """A walk that keeps what it stores: the grid and the codes of each layer by name."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.kept: dict[str, tuple[Grid, Tensor]] = {}
 
     def store(self, target: Target, grid: Grid, codes: Tensor) -> None:
         super().store(target, grid, codes)
-        if not hasattr(self, "kept"):
-            self.kept: dict[str, tuple[Grid, Tensor]] = {}
         self.kept[target.name] = grid, codes
+
+
+def check_room(bits: int | Average | None, computed: int, by_processor: bool) -> None:
+    """Raise a `RecipeError` where codes of these bits do not lie within the integers of `computed` bits.
+
+    `by_processor`: these are what this processor computes with, and nobody's choice.
+    """
+    asked = bits.choices if isinstance(bits, Average) else [] if bits is None else [bits]
+    wide = [b for b in asked if b in NARROW and not largest_multiple(b, weight_limit(computed))]
+    if wide:
+        why = "as this CPU needs" if by_processor else "as weight_bits says"
+        raise RecipeError(
+            f"quantize: codes of {wide[-1]} bits do not fit integers of {computed}, {why}: leave {wide[-1]} out of "
+            "stored_bits, or give weight_bits 8"
+        )
+
+
+def check_storable(bits: int | Average | None, layers: Mapping[str, Layer]) -> None:
+    """Raise a `RecipeError` where fewer bits are asked for and there are no `layers` that can be stored in them."""
+    if bits is not None and not layers:
+        raise RecipeError(
+            "quantize: stored_bits are of no use: no layer's weight can be stored in them, for something else reads it, "
+            "or it is a convolution, which only the mode static stores so"
+        )
 
 
 def round_coarsely(
@@ -134,6 +162,8 @@ def round_coarsely(
         coarse.bits, module, layers, weights, judged, examples, run.part(0.0, 0.2), "quantize"
     )
     narrow = {name for name in layers if largest_multiple(bits[name], coarse.limit)}
+    if not narrow:
+        return {}, {}, allocation
     work = copied(module)
     in_work = dict(zip(module.graph.nodes, work.graph.nodes, strict=True))
     in_copy = {name: relocated(layer, in_work) for name, layer in layers.items() if name in narrow}
@@ -171,19 +201,22 @@ def round_coarsely(
 
 
 def blank_weight(
-    name: str, layers: Mapping[str, Layer], bits: int, group: int, *, by_output: bool
+    name: str, layers: Mapping[str, Layer], bits: Any, group: Any, *, by_output: bool
 ) -> StoredWeight:
     """A weight of zeros in the place of the layer's of this name; `RecipeError` for a form that it cannot have."""
     layer = layers.get(name)
     if layer is None:
         raise RecipeError(f"quantize: made for another network; it has no layer {name}")
+    if leaders(layers)[name] != name:
+        raise RecipeError(f"quantize: made for another network; {name} reads the weight of a layer before it")
     shape = shape_of(layer.weight)
     rows = shape[layer.axis]
     width = math.prod(shape) // rows
-    if bits not in NARROW or group < 1 or width % group:
+    whole = type(bits) is int and type(group) is int
+    if not whole or bits not in NARROW or group < 1 or width % group:
         raise RecipeError(
-            f"quantize: {name} cannot be stored in {bits} bits by groups of {group}: it has {width} inputs, and {NARROW[0]} "
-            f"to {NARROW[-1]} bits are known"
+            f"quantize: {name} cannot be stored in {bits!r:.40} bits by groups of {group!r:.40}: it has {width} inputs, and "
+            f"{NARROW[0]} to {NARROW[-1]} bits are known"
         )
     multiples = None if group == width else torch.zeros(rows, width // group, dtype=torch.uint8)
     codes = torch.zeros(rows, width, dtype=torch.uint8)
