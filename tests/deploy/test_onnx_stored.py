@@ -23,13 +23,13 @@ from tenfold.deploy.onnx_stored import DOMAIN
 
 
 class Perceptron(nn.Module):
-    """(N, 19) -> (N, 5), by a product that lies by its inputs too."""
+    """(N, 19) -> (N, 21), by a product that lies by its inputs too."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Linear(19, 27)
-        self.matrix = nn.Parameter(torch.randn(27, 48))
-        self.last = nn.Linear(48, 5)
+        self.first = nn.Linear(19, 307)
+        self.matrix = nn.Parameter(0.1 * torch.randn(307, 240))
+        self.last = nn.Linear(240, 21)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(torch.relu(torch.relu(self.first(x)) @ self.matrix))
@@ -52,7 +52,7 @@ def ops_run(path: Path, folder: Path) -> Counter[str]:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
 def test_the_file_holds_bytes_and_computes_with_integers(bits: int, tmp_path: Path) -> None:
-    model, inputs = seeded(Block), images(16)
+    model, inputs = seeded(Block, 300), images(16)
     narrow = made(Quantize(stored_bits=bits, weight_bits=8), model, inputs)
     export_onnx(narrow, inputs[:1], tmp_path / "narrow.onnx")
     export_onnx(made(Quantize(weight_bits=8), model, inputs), inputs[:1], tmp_path / "plain.onnx")
@@ -61,9 +61,23 @@ def test_the_file_holds_bytes_and_computes_with_integers(bits: int, tmp_path: Pa
     assert ops_run(tmp_path / "narrow.onnx", tmp_path) == ops_run(tmp_path / "plain.onnx", tmp_path)
     proto = onnx.load(tmp_path / "narrow.onnx")
     onnx.checker.check_model(proto)
-    assert not [
-        t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
-    ]
+    whole = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    assert all(np.prod(t.dims) < 4000 for t in whole)  # of which the call would take more than it spares
+    assert any(node.domain == DOMAIN for node in proto.graph.node)
+    saved = (tmp_path / "plain.onnx").stat().st_size - (tmp_path / "narrow.onnx").stat().st_size
+    assert saved > 0
+
+
+@pytest.mark.parametrize(("width", "bits"), [(5, 4), (24, Average(5.0))])
+def test_a_file_is_never_larger_for_fewer_bits(width: int, bits: int | Average, tmp_path: Path) -> None:
+    model, inputs = seeded(Block, width), images(16)
+    narrow = made(Quantize(stored_bits=bits, weight_bits=8), model, inputs)
+    assert stored_weights(narrow)
+    export_onnx(narrow, inputs[:1], tmp_path / "narrow.onnx")
+    export_onnx(made(Quantize(weight_bits=8), model, inputs), inputs[:1], tmp_path / "plain.onnx")
+    plain = (tmp_path / "plain.onnx").stat().st_size
+    assert (tmp_path / "narrow.onnx").stat().st_size <= plain
+    assert verify(narrow, OnnxRunner(tmp_path / "narrow.onnx"), images(7)).ok
 
 
 @pytest.mark.parametrize("bits", [3, 4, 6, Average(5.0, (3, 4, 5, 6))])
@@ -95,7 +109,7 @@ def test_equal_weights_are_in_the_file_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(32, 32)
     model = nn.Sequential(
-        nn.Linear(16, 32), nn.ReLU(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(32, 4)
+        nn.Linear(16, 32), nn.ReLU(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(32, 40)
     ).eval()
     network = made(Quantize(stored_bits=4), model, torch.randn(32, 16))
     export_onnx(network, torch.randn(1, 16), tmp_path / "model.onnx")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import fx, nn
 
 from tenfold.compress.quantize import StoredWeight, stored_weights
@@ -37,10 +37,26 @@ class _Form:
         return f"w{self.bits}{'g' * self.grouped}{'c' * self.cut}{'t' * self.transposed}"
 
 
+@dataclass(frozen=True)
+class _Call:
+    """The call that makes the values of an initialiser, and the constants that it reads."""
+
+    tensor: TensorProto
+    form: _Form
+    node: NodeProto
+    constants: list[TensorProto]
+
+    @property
+    def gain(self) -> int:
+        """Bytes by which the file shrinks, the function of the form aside."""
+        return self.tensor.ByteSize() - self.node.ByteSize() - sum(each.ByteSize() for each in self.constants)
+
+
 def keep_stored(proto: ModelProto, model: nn.Module) -> int:
     """Replace the int8 weights of `proto` that `model` holds in fewer bits, in place; returns how many.
 
-    `proto` is the export of `unpacked(model)`: weights are known again by their integers.
+    `proto` is the export of `unpacked(model)`: weights are known again by their integers. Those stay int8 for which the
+    file would grow: a call takes some hundred bytes, and so does the function of each form.
     """
     known: dict[tuple[tuple[int, ...], bytes], tuple[StoredWeight, bool]] = {}
     for _, weight in stored_weights(model) if isinstance(model, fx.GraphModule) else ():
@@ -48,29 +64,32 @@ def keep_stored(proto: ModelProto, model: nn.Module) -> int:
         known[values.shape, values.tobytes()] = weight, False
         if values.ndim == 2:
             known.setdefault((values.T.shape, np.ascontiguousarray(values.T).tobytes()), (weight, True))
-    graph, first, forms = proto.graph, list[NodeProto](), dict[str, _Form]()
+    graph, calls = proto.graph, dict[_Form, list[_Call]]()
     for tensor in [t for t in graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]:
         found = known.get((tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()))
-        if found is None:
-            continue
-        form, node = _call(graph, tensor, *found, name=f"p{len(first)}/")
-        graph.initializer.remove(tensor)
-        forms[form.name] = form
-        first.append(node)
-    if first:
-        nodes = [*first, *graph.node]
+        if found is not None:
+            call = _call(tensor, *found, name=f"p{sum(map(len, calls.values()))}/")
+            calls.setdefault(call.form, []).append(call)
+    used: list[_Call] = []
+    for form, each in calls.items():
+        function, worth = _function(form), [call for call in each if call.gain > 0]
+        if sum(call.gain for call in worth) > function.ByteSize():
+            proto.functions.append(function)
+            used += worth
+    if used:
+        for call in used:
+            graph.initializer.remove(call.tensor)
+            graph.initializer.extend(call.constants)
+        nodes = [*(call.node for call in used), *graph.node]
         del graph.node[:]
         graph.node.extend(nodes)
-        proto.functions.extend(_function(form) for form in forms.values())
         require(proto, "", OPSET)
         require(proto, DOMAIN, 1)
-    return len(first)
+    return len(used)
 
 
-def _call(
-    graph: GraphProto, tensor: TensorProto, weight: StoredWeight, transposed: bool, name: str
-) -> tuple[_Form, NodeProto]:
-    """The call that makes this initialiser's values; what it reads joins the initialisers."""
+def _call(tensor: TensorProto, weight: StoredWeight, transposed: bool, name: str) -> _Call:
+    """The call that makes this initialiser's values."""
     count, rows = weight.codes.numel(), len(weight.codes)
     by_input = (weight.axis != 0) != transposed  # the file's tensor, beside the codes (R, K)
     cut = weight.bits != FOUR and count % BYTE != 0
@@ -89,9 +108,9 @@ def _call(
     inputs["s"] = numpy_helper.from_array(np.array(shape, dtype=np.int64))
     for leaf, value in inputs.items():
         value.name = f"{name}{leaf}"
-        graph.initializer.append(value)
     names = [value.name for value in inputs.values()]
-    return form, helper.make_node(form.name, names, [tensor.name], domain=DOMAIN)
+    node = helper.make_node(form.name, names, [tensor.name], domain=DOMAIN)
+    return _Call(tensor, form, node, list(inputs.values()))
 
 
 def planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
