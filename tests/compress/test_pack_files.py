@@ -29,8 +29,14 @@ pytest.importorskip("constriction")
 
 @pytest.mark.parametrize(
     "steps",
-    [(), (QuantizeWeights(6, PerChannel()),), (QuantizeWeights(3, PerGroup(7)),), (Quantize(),)],
-    ids=["fp32", "6 bits", "3 bits", "int8"],
+    [
+        (),
+        (QuantizeWeights(6, PerChannel()),),
+        (QuantizeWeights(3, PerGroup(7)),),
+        (Quantize(),),
+        (Quantize(stored_bits=5),),
+    ],
+    ids=["fp32", "6 bits", "3 bits", "int8", "int8 of 5 bits"],
 )
 def test_unpacks_to_the_same_file_and_the_same_answers(steps: tuple[Technique, ...], tmp_path: Path) -> None:
     folder = saved(tmp_path / "a", *steps)

@@ -199,6 +199,16 @@ def packed_matrices(structure: Structure, tensors: dict[str, Tensor]) -> dict[st
                 key
             ].numel() < bits * rows * (width + 1):
                 found[key] = bits, rows, width
+        held = step.resolved.get("stored")
+        for name, layer in held.items() if isinstance(held, dict) else ():
+            key, scale = f"int8.{name}.codes", tensors.get(f"int8.{name}.weight_scale")
+            bits = layer.get("bits") if isinstance(layer, dict) else None
+            if key not in tensors or scale is None or type(bits) is not int or not 2 <= bits <= 8:
+                continue
+            rows = max(scale.numel(), 1)
+            width = 8 * tensors[key].numel() // (bits * rows)  # as many as there is room for
+            if packed_bytes(rows * width, bits) == tensors[key].numel():
+                found[key] = bits, rows, width
     return found
 
 
