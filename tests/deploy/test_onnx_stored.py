@@ -64,6 +64,14 @@ def test_the_file_holds_bytes_and_computes_with_integers(bits: int, tmp_path: Pa
     whole = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
     assert all(np.prod(t.dims) < 4000 for t in whole)  # of which the call would take more than it spares
     assert any(node.domain == DOMAIN for node in proto.graph.node)
+    plain = onnx.load(tmp_path / "plain.onnx")  # whatever reads that reads this
+    assert proto.ir_version == plain.ir_version
+    assert list(proto.opset_import)[:1] == list(plain.opset_import)
+    fours = {
+        onnx.TensorProto.INT4,
+        onnx.TensorProto.UINT4,
+    }  # which ONNX Runtime cannot cast before version 1.23
+    assert fours.isdisjoint(t.data_type for t in proto.graph.initializer)
     saved = (tmp_path / "plain.onnx").stat().st_size - (tmp_path / "narrow.onnx").stat().st_size
     assert saved > 0
 

@@ -3,8 +3,9 @@
 ONNX has no tensors of 3, 5, 6 or 7 bits, but operators enough to unpack them: functions of the file's own, one for each
 form. All that it reads is constant, so a runtime computes it when it loads the file and keeps what it
 gives: ONNX Runtime does, at every level of optimisation but none, and takes the result into its integer kernels.
-Until it has computed all it holds what every call gives: 13 bytes a weight of four bits, up to 30 of others in groups
-(ONNX Runtime 1.31), some of which the process keeps.
+Until it has computed all it holds what every call gives: 17 bytes a weight of four bits and up to 32 of others (version
+1.31), most of which the process keeps. ONNX's own types of four bits would not do, for ONNX Runtime casts them from
+version 1.23 on alone.
 """
 
 from __future__ import annotations
@@ -21,39 +22,31 @@ from tenfold.compress.quantize import StoredWeight, stored_weights
 from tenfold.deploy.onnx_codes import FOUR, require
 
 DOMAIN = "tenfold"
-OPSET = 21  # of multiples of 4 bits
+OPSET = 18  # of BitwiseAnd
 BYTE = 8
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What an unpacking function does: `bits` a code, multiples or none, zeros at the end or none, a transposition or none."""
+    """What an unpacking function does: `bits` a code, multiples or none, a transposition or none.
+
+    `cut` and `odd` tell whether zeros fill up the codes and the multiples.
+    """
 
     bits: int
     grouped: bool
     cut: bool
+    odd: bool
     transposed: bool
 
     @property
     def name(self) -> str:
-        return f"w{self.bits}{'g' * self.grouped}{'c' * self.cut}{'t' * self.transposed}"
-
-    @property
-    def shaped(self) -> bool:
-        """Whether the values come in another shape than the weight's."""
-        return self.grouped or self.bits != FOUR
+        return f"w{self.bits}{'g' * self.grouped}{'c' * self.cut}{'o' * self.odd}{'t' * self.transposed}"
 
     @property
     def inputs(self) -> list[str]:
-        """Codes, multiples, the shape of groups, the number of codes, and the weight's shape, as far as it takes them."""
-        planes = self.bits != FOUR
-        return [
-            "c",
-            *["m"] * self.grouped,
-            *["g"] * (self.grouped and planes),
-            *["n"] * self.cut,
-            *["s"] * self.shaped,
-        ]
+        """Codes and their number; multiples, their number and the shape of groups; the weight's shape: what it takes."""
+        return ["c", *["n"] * self.cut, *["m"] * self.grouped, *["k"] * self.odd, *["g"] * self.grouped, "s"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +83,9 @@ def keep_stored(proto: ModelProto, model: nn.Module) -> int:
             call = _call(tensor, *found, name=f"p{sum(map(len, calls.values()))}/")
             calls.setdefault(call.form, []).append(call)
     used: list[_Call] = []
+    opset = max([OPSET, *(entry.version for entry in proto.opset_import if entry.domain == "")])
     for form, each in calls.items():
-        function, worth = _function(form), [call for call in each if call.gain > 0]
+        function, worth = _function(form, opset), [call for call in each if call.gain > 0]
         if sum(call.gain for call in worth) > function.ByteSize():
             proto.functions.append(function)
             used += worth
@@ -109,26 +103,19 @@ def keep_stored(proto: ModelProto, model: nn.Module) -> int:
 
 def _call(tensor: TensorProto, weight: StoredWeight, transposed: bool, name: str) -> _Call:
     """The call that makes this initialiser's values."""
-    count, rows = weight.codes.numel(), len(weight.codes)
+    codes, multiples = weight.codes.numpy(), weight.multiples
     by_input = (weight.axis != 0) != transposed  # the file's tensor, beside the codes (R, K)
-    cut = weight.bits != FOUR and count % BYTE != 0
-    form = _Form(weight.bits, weight.multiples is not None, cut, by_input)
+    cut = codes.size % (2 if weight.bits == FOUR else BYTE) != 0
+    odd = multiples is not None and multiples.numel() % 2 != 0
+    form = _Form(weight.bits, multiples is not None, cut, odd, by_input)
+    signed = codes ^ 2 ** (weight.bits - 1)  # less that, in two's complement of so many bits
+    packed = halves(signed) if weight.bits == FOUR else planes(signed, weight.bits)
     shape = list(tensor.dims)[::-1] if by_input else list(tensor.dims)
-    codes, inputs = weight.codes.numpy(), dict[str, TensorProto]()
-    grouped = None
-    if weight.multiples is not None:
-        grouped = [rows, weight.multiples.shape[1], weight.group]
-        inputs["m"] = fours(weight.multiples.numpy()[:, :, None], TensorProto.UINT4)
-    if weight.bits == FOUR:
-        inputs["c"] = fours((codes ^ 2 ** (FOUR - 1)).reshape(grouped or shape), TensorProto.INT4)
-    else:
-        inputs["c"] = numpy_helper.from_array(planes(codes ^ 2 ** (weight.bits - 1), weight.bits))
-        if grouped:
-            inputs["g"] = numpy_helper.from_array(np.array(grouped, dtype=np.int64))
-    if form.cut:
-        inputs["n"] = numpy_helper.from_array(np.array([count], dtype=np.int64))
-    if form.shaped:
-        inputs["s"] = numpy_helper.from_array(np.array(shape, dtype=np.int64))
+    values: dict[str, NDArray[Any]] = {"c": packed, "n": np.array([codes.size]), "s": np.array(shape)}
+    if multiples is not None:
+        values |= {"m": halves(multiples.numpy()), "k": np.array([multiples.numel()])}
+        values["g"] = np.array([*multiples.shape, -1])
+    inputs = {leaf: numpy_helper.from_array(values[leaf]) for leaf in form.inputs}
     for leaf, value in inputs.items():
         value.name = f"{name}{leaf}"
     names = [inputs[leaf].name for leaf in form.inputs]
@@ -148,20 +135,19 @@ def planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.packbits(each, axis=1, bitorder="little")[:, 0]
 
 
-def fours(values: NDArray[np.uint8], data_type: int) -> TensorProto:
-    """Numbers of four bits, for which ONNX has types."""
+def halves(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Numbers of four bits as bytes (n / 2): byte k holds number k, and number k + n / 2 above it; n is filled up to two."""
     flat = values.reshape(-1)
-    flat = np.append(flat, np.zeros(len(flat) % 2, dtype=np.uint8))
-    packed = (flat[::2] | (flat[1::2] << 4)).astype(np.uint8)
-    return helper.make_tensor("", data_type, list(values.shape), packed.tobytes(), raw=True)
+    low, high = np.append(flat, np.zeros(len(flat) % 2, dtype=np.uint8)).reshape(2, -1)
+    return (low | (high << 4)).astype(np.uint8)
 
 
-def _function(form: _Form) -> FunctionProto:
-    """The function that makes a weight of its codes.
+def _function(form: _Form, opset: int) -> FunctionProto:
+    """The function that makes a weight of its codes, which lie in two's complement.
 
-    Codes less 2^(bits − 1) lie in two's complement. Of `planes` eight shifts make bits, and a product with powers of two
-    makes bytes of these, the last power being less by 2^bits modulo 256. Four bits are a type of their own. A
-    runtime holds what every call gives until it has computed all, so that as few as can be give floats.
+    Of `planes` eight shifts make bits, and a product with powers of two makes bytes of these, the last power being less
+    by 2^bits modulo 256. Of `halves` two shifts make bytes that are sixteen times the codes. A runtime holds what every
+    call gives until it has computed all, so that as few as can be give floats.
     """
     nodes: list[NodeProto] = []
 
@@ -175,32 +161,43 @@ def _function(form: _Form) -> FunctionProto:
         nodes.append(helper.make_node(operator, list(inputs), [made], **attributes))
         return made
 
-    value = "c"
-    if form.bits != FOUR:
+    def first(value: str, number: str) -> str:
+        flat = then("Reshape", value, constant(f"d{number}", [-1], np.int64))
+        return then("Slice", flat, constant(f"h{number}", [0], np.int64), number)
+
+    scale = 1.0  # of the codes
+    if form.bits == FOUR:
+        value = then("BitShift", "c", constant("a", [[4], [0]], np.uint8), direction="LEFT")
+        value = then("BitwiseAnd", value, constant("b", [240], np.uint8))  # (2, n / 2)
+        scale = 1 / 16
+    else:
         places = np.arange(BYTE).reshape(-1, 1, 1)
-        value = then("BitShift", value, constant("a", places, np.uint8), direction="RIGHT")
+        value = then("BitShift", "c", constant("a", places, np.uint8), direction="RIGHT")
         value = then("BitwiseAnd", value, constant("b", [1], np.uint8))  # (8, bits, n / 8)
-        powers = constant(
-            "e", [[*(2**place for place in range(form.bits - 1)), 256 - 2 ** (form.bits - 1)]], np.uint8
-        )
-        one, zero = constant("f", 1.0, np.float32), constant("z", 0, np.uint8)
-        value = then("QLinearMatMul", powers, one, zero, value, one, zero, one, zero)  # bytes (8, 1, n / 8)
-        if form.cut:
-            value = then("Reshape", value, constant("d", [-1], np.int64))
-            value = then("Slice", value, constant("h", [0], np.int64), "n")
-        value = then("Cast", value, to=TensorProto.INT8)
-        if form.grouped:
-            value = then("Reshape", value, "g")
+        powers = [2**place for place in range(form.bits - 1)] + [256 - 2 ** (form.bits - 1)]
+        one, zero = constant("e", 1.0, np.float32), constant("z", 0, np.uint8)
+        factors = constant("f", [powers], np.uint8)
+        value = then("QLinearMatMul", factors, one, zero, value, one, zero, one, zero)  # (8, 1, n / 8)
+    if form.cut:
+        value = first(value, "n")
+    value = then("Cast", value, to=TensorProto.INT8)
     if form.grouped:
-        value, factors = (then("Cast", each, to=TensorProto.FLOAT) for each in (value, "m"))
-        value = then("Mul", value, factors)
-    if form.grouped or form.bits == FOUR:
-        value = then("Cast", value, to=TensorProto.INT8)
-    if form.shaped:
-        value = then("Reshape", value, "s")
+        value = then("Reshape", value, "g")
+        multiples = then("BitShift", "m", constant("i", [[0], [4]], np.uint8), direction="RIGHT")
+        multiples = then("BitwiseAnd", multiples, constant("j", [15], np.uint8))
+        if form.odd:
+            multiples = first(multiples, "k")
+        multiples = then("Cast", then("Reshape", multiples, "g"), to=TensorProto.FLOAT)
+    if form.grouped or scale != 1:
+        value = then("Cast", value, to=TensorProto.FLOAT)
+        if scale != 1:
+            small = constant("l", scale, np.float32)
+            multiples = then("Mul", multiples, small) if form.grouped else small
+        value = then("Cast", then("Mul", value, multiples), to=TensorProto.INT8)
+    value = then("Reshape", value, "s")
     if form.transposed:
         value = then("Transpose", value)
     nodes[-1].output[0] = "w"
     return helper.make_function(
-        DOMAIN, form.name, form.inputs, ["w"], nodes, [helper.make_opsetid("", OPSET)]
+        DOMAIN, form.name, form.inputs, ["w"], nodes, [helper.make_opsetid("", opset)]
     )
