@@ -28,8 +28,8 @@ class Perceptron(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(19, 307)
-        self.matrix = nn.Parameter(0.1 * torch.randn(307, 240))
-        self.last = nn.Linear(240, 21)
+        self.matrix = nn.Parameter(0.1 * torch.randn(307, 270))
+        self.last = nn.Linear(270, 21)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(torch.relu(torch.relu(self.first(x)) @ self.matrix))
