@@ -12,15 +12,16 @@ import tenfold
 from tenfold.compress import read_recipe
 from tenfold.cost import Device
 from tenfold.data import fashion_mnist
+from tenfold.errors import OutOfTime
 from tenfold.models import CifarResNet
 from tenfold.search import Budget
 from tenfold.search.baselines import add_baselines
 from tenfold.search.clock import Clock
-from tenfold.search.finalist import add_finalist, cut, keep, recalled
+from tenfold.search.finalist import add_finalist, cut, keep, recalled, served_as
 from tenfold.search.finish import finish
 from tenfold.search.frontier import ORIGINAL
 from tenfold.search.job import Job
-from tenfold.search.packed import PACKED
+from tenfold.search.packed import PACKED, bits_for
 from tenfold.search.point import Point
 from tenfold.search.proposals import Proposal
 from tenfold.search.space import Plan
@@ -157,6 +158,28 @@ def test_how_many_bits_follow_from_what_four_lose(job: Job) -> None:
     # Where size has no say, only speed counts.
     fast = replace(job, budget=Budget(latency_ms=1e3, max_drop=0.01))
     assert not [name for name in wanted(fast, Forms("c5", plain)) if name.startswith("packed")]
+
+
+def test_a_structure_that_keeps_the_size_when_it_is_packed_is_served_so_in_its_time(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healed = recalled(job, "c1")
+    assert healed is not None
+    params = sum(p.numel() for p in healed.model.parameters())
+    small = replace(job, budget=Budget(size_mb=0.9 * params / 1e6))  # neither floats nor int8 fit
+    proposal = Proposal(NARROW, "packed", 1, params, 1.0, 1.0, 1.0, round(0.65 * params), 0.1, 0.1, 0.0)
+    assert bits_for(small, proposal) == 6.0  # a quarter of a byte a weight is left
+    assert bits_for(replace(small, minimize="size"), proposal) == 4.0
+    assert list(served_as(small, proposal)) == [PACKED]
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.search.finalist.seconds_spare", lambda job: 0.0)
+        with pytest.raises(OutOfTime):
+            add_finalist(small, "c2", healed, proposal, 0.0, quietly)
+    (point,) = add_finalist(small, "c2", healed, proposal, 0.0, quietly)
+    assert (point.id, point.precision) == ("c2-packed", PACKED)
+    assert point.label.endswith("INT8, 6-bit weights")
+    assert (point.size_bytes or 0) < (job.store.point("c1-int8").size_bytes or 0)
+    job.store.forget("c2")
 
 
 def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from tenfold.compress.technique import Json
 from tenfold.errors import TenfoldError
 from tenfold.report.wording import counted_passes
 from tenfold.search.budget import MB
+from tenfold.search.finish import seconds_spare
 from tenfold.search.job import Job, Progress, add_point
 from tenfold.search.packed import PACKED, bits_for, packed
 from tenfold.search.point import Point
@@ -115,8 +116,10 @@ def add_finalist(
             continue
         try:
             model, steps = healed.model, healed.steps
+            # Rounding with care must end in time; the rest takes a moment.
+            seconds = max(seconds_spare(job), 0.0) if precision == PACKED else math.inf
             for technique in extra:
-                applied = technique.apply(model, job.task, job.run(progress))
+                applied = technique.apply(model, job.task, job.run(progress, seconds))
                 model, steps = applied.model, (*steps, Step(technique, applied.resolved))
             recipe = Recipe(tuple(step.technique for step in steps), job.seed)
             point = Point(point_id, "candidate", label(proposal, healed, precision, extra), precision)
