@@ -125,8 +125,9 @@ def where_four_bits_serve(job: Job, forms: Forms) -> bool:
 
 
 def where_four_bits_lose_much(job: Job, forms: Forms) -> bool:
-    """Where it does not, and size is to be small: five may."""
-    return for_speed_and_size(job, forms) and four_bits_serve(forms, job.budget) is False
+    """Where it does not: five may. A healed one that has a limit to meet has as many already as the limit allows."""
+    asked = for_speed_and_size(job, forms) and (forms.name == UNTOUCHED or not decides(job))
+    return asked and four_bits_serve(forms, job.budget) is False
 
 
 def for_little_loss(job: Job, forms: Forms) -> bool:
