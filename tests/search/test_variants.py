@@ -130,6 +130,9 @@ def test_fewer_bits_are_tried_first_where_integers_are_too_large(
         assert tried == []
     add_what_may_do(replace(job, budget=Budget(size_mb=0.9 * size, latency_ms=1.1 * slow)))
     assert tried == [UNTOUCHED, PACKED, "packed3-int8", "int4-weights"]
+    tried.clear()
+    add_what_may_do(replace(job, budget=Budget(max_drop=0.1), minimize="size"))
+    assert tried == [UNTOUCHED, PACKED]
 
 
 def test_what_may_meet_a_size_is_as_fast_as_asked_for(job: Job) -> None:
@@ -146,7 +149,7 @@ def test_what_may_meet_a_size_is_as_fast_as_asked_for(job: Job) -> None:
 def test_how_many_bits_follow_from_what_four_lose(job: Job) -> None:
     budget = replace(job, budget=Budget(max_drop=0.01), minimize="size")
     plain = dict(plain_forms(job).points)
-    for drop, wanted_then in ((None, [PACKED]), (0.002, ["packed3-int8", "packed6-int8"]), (0.05, ["packed5-int8", "packed6-int8"])):  # fmt: skip
+    for drop, wanted_then in ((None, [PACKED]), (0.002, ["packed6-int8", "packed3-int8"]), (0.05, ["packed5-int8", "packed6-int8"])):  # fmt: skip
         points = dict(plain)
         if drop is not None:
             points[PACKED] = Point("o-packed-int8", "candidate", "", PACKED, validation_drop_high=drop)
