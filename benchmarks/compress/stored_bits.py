@@ -4,8 +4,8 @@
     TENFOLD_DATA=FOLDER PYTHONPATH=src:. python -m benchmarks.compress.stored_bits efficientnet_lite0
 
 Rounding to nearest, and four bits beside float activations, stand beside. Nothing is trained. All are scored on the
-test images through ONNX Runtime, and timed and loaded in one interleaved run of one thread. With `--only` forms are
-made and nothing compared. Writes `stored_bits_NETWORK.json`.
+test images through ONNX Runtime, and timed and loaded in one interleaved run of one thread. With `--forms` some of
+them. Writes `stored_bits_NETWORK.json`.
 """
 
 from __future__ import annotations
@@ -81,18 +81,16 @@ def main() -> None:
     parser.add_argument("network", choices=list(NETWORKS))
     parser.add_argument("--folder", type=Path, default=Path("runs/stored_bits"))
     parser.add_argument("--seconds", type=float, default=20.0, help="for each of the two timings")
-    parser.add_argument("--only", nargs="+", choices=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS), help="beside fp32")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = (options.folder / options.network).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     task, found = NETWORKS[options.network](2_000), {}
-    for form in options.only or FORMS:
+    for form in dict.fromkeys([ORIGINAL, *options.forms]):
         name = name_of(form)
         found[form] = kept(folder / f"{name}.json", partial(made, FORMS[form], task, folder / f"{name}.onnx"))
         print(f"{form}: {found[form]['seconds']:.0f} s", flush=True)
-    if options.only:
-        return
     figures = {
         "network": options.network,
         **compared(task, found, folder, options.seconds),
