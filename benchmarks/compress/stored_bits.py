@@ -22,22 +22,22 @@ from benchmarks.compress.resnet56 import right_answers
 from benchmarks.compress.techniques import kept
 
 from tenfold.compress import Run, Technique
-from tenfold.compress.quantize import Average, Nearest, Quantize, QuantizeWeights
+from tenfold.compress.quantize import Nearest, Quantize, QuantizeWeights
 from tenfold.cost import cpu_count, measure, paired_difference_interval, ratio
 from tenfold.data import Task
 from tenfold.deploy import OnnxRunner, deploy_onnx
+from tenfold.search.packed import packed
 
 HERE = Path(__file__).resolve().parent
 ORIGINAL, INTEGERS = "fp32", "INT8"
-CHOICES = (3, 4, 5, 6, 8)
 FORMS: dict[str, Technique | None] = {
     ORIGINAL: None,
     INTEGERS: Quantize(),
     "INT8, 6 bits": Quantize(stored_bits=6),
-    "INT8, 5 bits on average": Quantize(stored_bits=Average(5.0, CHOICES)),
+    "INT8, 5 bits on average": packed(5.0),
     "INT8, 4 bits": Quantize(stored_bits=4),
     "INT8, 4 bits, to nearest": Quantize(stored_bits=4, rounding=Nearest()),
-    "INT8, 4 bits on average": Quantize(stored_bits=Average(4.0, CHOICES)),
+    "INT8, 4 bits on average": packed(4.0),
     "INT8, 3 bits": Quantize(stored_bits=3),
     "INT8, 3 bits, to nearest": Quantize(stored_bits=3, rounding=Nearest()),
     "float, 4-bit weights": QuantizeWeights(4),

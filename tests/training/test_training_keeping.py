@@ -6,27 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from blob_networks import blobs, small
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tenfold.data import Split
 from tenfold.errors import OutputError, TenfoldWarning
 from tenfold.training import AdamW, FitResult, Keeper, Precision, Supervised, fit
 from tenfold.training import keeping as keeping_module
 from tenfold.training.checkpoint import read_checkpoint, write_checkpoint
-
-
-def blobs(number: int = 96) -> Split:
-    """Three classes of (N, 4) that a linear layer can tell apart."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(number) % 3
-    return Split((torch.randn(number, 4, generator=generator) + 3 * torch.eye(4)[labels], labels))
-
-
-def small() -> nn.Sequential:
-    """With dropout, whose random numbers must go on too, and batch norm."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
 class StopError(Exception):

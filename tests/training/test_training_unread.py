@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from blob_networks import blobs, small
 from torch import Tensor, nn
 
-from tenfold.data import Split
 from tenfold.training import AdamW, Diverged, FitResult, Keeper, Precision, Supervised, fit
 from tenfold.training import loop as loop_module
 from tenfold.training import unread as unread_module
@@ -19,18 +19,6 @@ from tenfold.training.unread import Unread
 
 CPU = torch.device("cpu")
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def blobs(number: int = 96) -> Split:
-    """Three classes of (N, 4) that a linear layer can tell apart."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(number) % 3
-    return Split((torch.randn(number, 4, generator=generator) + 3 * torch.eye(4)[labels], labels))
-
-
-def small() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
 def trained(model: nn.Module, objective: Supervised | None = None, **options) -> FitResult:
