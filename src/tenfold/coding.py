@@ -186,7 +186,23 @@ def _decode_union(options: tuple[Any, ...], value: Any, keys: Keys, name: str) -
         except CodingError as error:
             first = first or error
     assert first is not None
+    if not isinstance(value, Mapping):
+        raise CodingError(first.keys, first.text + _holding(value, kinds))
     raise first
+
+
+def _holding(value: Any, kinds: Sequence[type]) -> str:
+    """How a mapping of one of these dataclasses is written around the value, where one takes it as its first field."""
+    for name, cls in ((name, cls) for kind in kinds for name, cls in _dataclasses(kind).items()):
+        first = next((f.name for f in fields(cls) if f.init), None)
+        if first is None:
+            continue
+        try:
+            decode_fields(cls, {first: value})
+        except CodingError:
+            continue
+        return f"; or write {{type: {name}, {first}: {short(value)}}}"
+    return ""
 
 
 def _alike(hint: Any, value: Any) -> bool:

@@ -26,6 +26,7 @@ from tenfold.compress import (
     technique_to_dict,
 )
 from tenfold.compress import recipe as recipe_module
+from tenfold.compress.quantize import Average, Quantize
 from tenfold.errors import RecipeError
 
 narrows = st.builds(
@@ -105,6 +106,19 @@ def test_numbers_as_people_write_them() -> None:
 def test_faults_name_line_and_key(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse_recipe(text, "r")
+
+
+def test_a_number_where_a_mapping_around_it_may_stand_as_well() -> None:
+    text = "steps:\n- technique: quantize\n  stored_bits: {}\n"
+    parsed = parse_recipe(text.format("{type: Average, bits: 4.5}"), "r")
+    assert parsed.steps == (Quantize(stored_bits=Average(4.5)),)
+    message = r"r:3: .* whole number, not 4\.5; or write {type: Average, bits: 4\.5}"
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(text.format("4.5"), "r")
+    for none_takes_it in ("four", "99.5"):
+        with pytest.raises(RecipeError) as caught:
+            parse_recipe(text.format(none_takes_it), "r")
+        assert "Average" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

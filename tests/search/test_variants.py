@@ -12,7 +12,7 @@ import tenfold
 from tenfold.compress import read_recipe
 from tenfold.cost import Device
 from tenfold.data import fashion_mnist
-from tenfold.errors import OutOfTime
+from tenfold.errors import OutOfTime, OutputError
 from tenfold.models import CifarResNet
 from tenfold.search import Budget
 from tenfold.search.baselines import add_baselines
@@ -183,6 +183,26 @@ def test_a_structure_that_keeps_the_size_when_it_is_packed_is_served_so_in_its_t
     assert point.label.endswith("INT8, 6-bit weights")
     assert (point.size_bytes or 0) < (job.store.point("c1-int8").size_bytes or 0)
     job.store.forget("c2")
+
+
+def test_a_full_disk_ends_the_work_though_one_precision_was_stored(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for the other forms: a precision that was not written is not one that cannot be served."""
+    healed, stored = recalled(job, "c1"), []
+    assert healed is not None
+
+    def write(job: Job, point: Point, *rest: object) -> Point:
+        if stored:
+            raise OutputError("no space left")
+        stored.append(point)
+        return point
+
+    monkeypatch.setattr("tenfold.search.finalist.add_point", write)
+    proposal = Proposal(NARROW, "int8", 1, 1, 1.0, 1.0, 1.0, 1, 0.1, 0.1, 0.0)
+    with pytest.raises(OutputError, match="no space left"):
+        add_finalist(job, "c9", healed, proposal, 0.0, quietly)
+    assert len(stored) == 1
 
 
 def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

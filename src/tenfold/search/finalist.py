@@ -15,7 +15,7 @@ from tenfold.compress.distill import Distill
 from tenfold.compress.quantize import Average, Quantize
 from tenfold.compress.saved import STRUCTURE
 from tenfold.compress.technique import Json
-from tenfold.errors import TenfoldError
+from tenfold.errors import OutputError, TenfoldError
 from tenfold.report.wording import counted_passes
 from tenfold.search.budget import MB
 from tenfold.search.finish import seconds_spare
@@ -129,6 +129,8 @@ def add_finalist(
                 point.predicted_latency_low_ms = proposal.latency_low_ms
                 point.predicted_latency_high_ms = proposal.latency_high_ms
             points.append(add_point(job, point, model, steps, recipe, progress, began))
+        except OutputError:  # a full disk is no fault of the form
+            raise
         except TenfoldError as error:
             trouble.append(error)
     if not points:

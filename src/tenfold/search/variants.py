@@ -199,7 +199,7 @@ def make(job: Job, forms: Forms, names: Sequence[str]) -> None:
     """Make those of the variants that are worth it in turn, each if there is time for it, by what the last ones showed."""
     for name in names:
         forms = Forms(forms.name, forms.points | points_of(job, forms.name))
-        if name not in wanted(job, forms):
+        if not is_wanted(job, forms, name):
             continue
         with job.clock.phase("variants") as progress, job.store.claimed(f"{forms.name}-{name}") as claim:
             if claim is None or job.store.has(f"{forms.name}-{name}"):
@@ -212,18 +212,21 @@ def make(job: Job, forms: Forms, names: Sequence[str]) -> None:
 
 def wanted(job: Job, forms: Forms) -> list[str]:
     """The variants of a network that are worth making and not made yet."""
-    failed = job.store.failures()
+    return [name for name in VARIANTS if is_wanted(job, forms, name)]
+
+
+def is_wanted(job: Job, forms: Forms, name: str) -> bool:
+    """Whether this one is: neither made nor failed yet, small enough, and worth it."""
+    variant, point_id = VARIANTS[name], f"{forms.name}-{name}"
     limit = math.inf if job.budget.size_mb is None else job.budget.size_mb * MB
     parameters = next((p.params for p in forms.points.values() if p.params), 0)
-    return [
-        name
-        for name, variant in VARIANTS.items()
-        if f"{forms.name}-{name}" not in failed
-        and name not in forms.points
-        and not job.store.has(f"{forms.name}-{name}")
+    return (
+        name not in forms.points
         and parameters * variant.bits / 8 <= limit
+        and not job.store.has(point_id)
+        and point_id not in job.store.failures()
         and variant.worth(job, forms)
-    ]
+    )
 
 
 def add_variant(job: Job, forms: Forms, name: str, progress: Progress) -> None:
@@ -281,9 +284,8 @@ def seconds_kept(job: Job) -> float:
     likely = [*wanted(job, plain), *healed]
     kept, most = 0.0, SHARE_OF_TIME * job.clock.limit
     for seconds in (seconds_for(job, VARIANTS[name]) for name in likely):
-        kept += (
-            seconds if kept + seconds <= most else 0.0
-        )  # one too slow for that is made only if time is left
+        if kept + seconds <= most:  # one too slow for that is made only if time is left
+            kept += seconds
     return kept
 
 

@@ -2,10 +2,12 @@
 
 from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.capture import capture, export_program, quiet
+from tenfold.compress.quantize.checks import check_finite, is_quantized
 from tenfold.compress.quantize.codes import pack_codes, packed_bytes, unpack_codes
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
+from tenfold.compress.quantize.integers import Mode
 from tenfold.compress.quantize.observe import Observer
-from tenfold.compress.quantize.quantizer import Mode, Quantize, check_finite, is_quantized
+from tenfold.compress.quantize.quantizer import Quantize
 from tenfold.compress.quantize.rounding import Gptq, Learned, Nearest
 from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.spans import Unit

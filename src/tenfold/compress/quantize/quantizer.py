@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 
@@ -16,16 +16,17 @@ from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware_static import train_static
 from tenfold.compress.quantize.bias import correct_biases, output_means
 from tenfold.compress.quantize.capture import attribute, shape_of
+from tenfold.compress.quantize.checks import captured, check_finite, check_type, is_quantized, without_layers
 from tenfold.compress.quantize.equalize import equalize
+from tenfold.compress.quantize.examples import LARGEST_INPUT, correction_inputs, timed_batches
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
 from tenfold.compress.quantize.insert import ROOT, IntegerForm, adds_in_integers
 from tenfold.compress.quantize.integers import Integers, Mode, inserted, named, planned, unmatched
-from tenfold.compress.quantize.layers import Layer, readable, unshared
+from tenfold.compress.quantize.layers import Layer, unshared
 from tenfold.compress.quantize.mixed import choose, distortions, layer_macs
 from tenfold.compress.quantize.observe import Observer, check_values, observe, require_finite
 from tenfold.compress.quantize.plan import Plan
 from tenfold.compress.quantize.rounding import Gptq, Rounding
-from tenfold.compress.quantize.simplify import capture_folded
 from tenfold.compress.quantize.stored import (
     NARROW,
     Coarse,
@@ -35,20 +36,17 @@ from tenfold.compress.quantize.stored import (
     check_storable,
     insert_stored,
     round_coarsely,
+    storable,
 )
 from tenfold.compress.quantize.tables import insert_tables
 from tenfold.compress.quantize.two_level import SMALLEST_GROUP
 from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
 from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
-from tenfold.errors import NetworkError, RecipeError, TenfoldError
+from tenfold.errors import RecipeError, TenfoldError
 
-BATCH = 32
 UNTRAINED = 0.4  # share of the work before training, as it is told
 JUDGED = 32  # examples on which a layer's rounding is judged, once for every layer
-LARGEST_INPUT = 2**29  # bytes of the largest activation, over all examples, where weights are rounded by them
-CORRECTION_BYTES = 2**28  # the largest activation of one bias correction, over all its examples
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -398,75 +396,10 @@ class Quantize:
         keepers = {node: names[node] for node, keeper in plan.tensors.items() if node is keeper}
         new = {node: name for node, name in keepers.items() if name not in known}
         if new:
-            batches = partial(_batches, examples, run, "quantize: calibrating")
+            batches = partial(timed_batches, examples, run, "quantize: calibrating")
             ranges = observe(module, new, batches, self.observer, self.activations)
             known |= {name: affine_of_range(*ranges[node], self.activations) for node, name in new.items()}
         return {name: known[name] for name in keepers.values()}
-
-
-def storable(module: fx.GraphModule, plan: Plan, mode: Mode) -> dict[str, Layer]:
-    """The layers whose weights can be stored in fewer bits, by name.
-
-    Nothing else reads these. The dynamic mode's convolutions are left out: their runtime's operator shifts the integers.
-    """
-    layers = readable(module.graph, plan.layers)
-    if mode is Mode.STATIC:
-        return layers
-    return {name: layer for name, layer in layers.items() if not layer.is_convolution}
-
-
-def is_quantized(model: nn.Module) -> bool:
-    """Was this module made by `Quantize`?"""
-    return any(name.startswith(f"{ROOT}.") for name, _ in model.named_buffers())
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise a `NetworkError` that names the first parameter or buffer with NaN or infinity in it, or without values."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise NetworkError(f"{name} is on the meta device: it has no values; load weights first")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
-
-
-def without_layers(model: nn.Module) -> list[Problem]:
-    """That there is no layer to quantise, or none of the type that is quantised, where that is so."""
-    if not any(isinstance(module, LAYERS) for module in model.modules()):
-        return [Problem("", "it has no convolution and no linear layer to quantise")]
-    try:
-        check_type(model)
-    except NetworkError as error:
-        return [Problem("", str(error))]
-    return []
-
-
-def check_type(model: nn.Module) -> None:
-    """Raise a `NetworkError` that names the first layer where no layer has weights of float32."""
-    weights = [
-        (name, module.weight.dtype)
-        for name, module in model.named_modules()
-        if isinstance(module, LAYERS) and isinstance(module.weight, torch.Tensor)
-    ]
-    if weights and all(dtype != torch.float32 for _, dtype in weights):
-        name, dtype = weights[0]
-        raise NetworkError(
-            f"{name or type(model).__name__}: its weight is {str(dtype).removeprefix('torch.')}, and only float32 is "
-            "quantised; convert the network and its data by .float()"
-        )
-
-
-def _batches(examples: Split, run: Run, work: str) -> Iterator[Inputs]:
-    """The inputs of the examples, a few at a time, as long as there is time for the work."""
-    for _, inputs, _ in examples.batches(BATCH):
-        run.require_time(work)
-        yield inputs
-
-
-def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
-    """The network as one flat graph with its batch norms folded; `NetworkError` for a quantised one."""
-    if is_quantized(model):
-        raise NetworkError("the network is already quantised; quantise the float network instead")
-    return capture_folded(model, inputs)
 
 
 def _judging(run: Run) -> Callable[[float], None]:
@@ -477,18 +410,3 @@ def _judging(run: Run) -> Callable[[float], None]:
         run.progress(share, "quantize: what each layer's rounding costs")
 
     return before
-
-
-def correction_inputs(graph: fx.Graph, examples: Split, limit: int = CORRECTION_BYTES) -> Inputs:
-    """As many examples as keep the largest activation within `limit` bytes, at least one."""
-    largest = max((4 * _numel_of_one(node) for node in graph.nodes if node.op == "call_function"), default=1)
-    number = max(1, min(len(examples), limit // max(largest, 1)))
-    return examples.select(list(range(number)))[0]
-
-
-def _numel_of_one(node: fx.Node) -> int:
-    """Elements that one example has in this tensor: the product of the shape without its (symbolic) batch."""
-    count = 1
-    for size in shape_of(node):
-        count *= size if isinstance(size, int) else 1
-    return count

@@ -22,10 +22,12 @@ from tenfold.compress.quantize.capture import attribute, copied, rebuilt, set_bu
 from tenfold.compress.quantize.codes import pack_codes, unpack_codes
 from tenfold.compress.quantize.grid import Grid, PerChannel, PerGroup, ZeroPoint
 from tenfold.compress.quantize.insert import ROOT
+from tenfold.compress.quantize.integers import Mode
 from tenfold.compress.quantize.layer_inputs import matrix_of, weight_of
-from tenfold.compress.quantize.layers import Layer, leaders
+from tenfold.compress.quantize.layers import Layer, leaders, readable
 from tenfold.compress.quantize.learned import ROUND
 from tenfold.compress.quantize.observe import Observer
+from tenfold.compress.quantize.plan import Plan
 from tenfold.compress.quantize.ranges import fit_grid
 from tenfold.compress.quantize.rounding import Learned, Rounding
 from tenfold.compress.quantize.spans import Unit
@@ -95,6 +97,17 @@ class Coarse:
         """Groups of equal size, or none where there is but one, or no room for multiples."""
         size = equal_groups(width, self.group)
         return PerChannel() if size == width or largest_multiple(bits, self.limit) < 2 else PerGroup(size)
+
+
+def storable(module: fx.GraphModule, plan: Plan, mode: Mode) -> dict[str, Layer]:
+    """The layers whose weights can be stored in fewer bits, by name.
+
+    Nothing else reads these. The dynamic mode's convolutions are left out: their runtime's operator shifts the integers.
+    """
+    layers = readable(module.graph, plan.layers)
+    if mode is Mode.STATIC:
+        return layers
+    return {name: layer for name, layer in layers.items() if not layer.is_convolution}
 
 
 class _Keeping(Walk):

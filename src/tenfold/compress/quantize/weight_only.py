@@ -15,23 +15,15 @@ from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware import train_aware
 from tenfold.compress.quantize.bits import bits_by_layer
 from tenfold.compress.quantize.capture import attribute, rebuilt
+from tenfold.compress.quantize.checks import captured, check_finite, check_type, is_quantized, without_layers
 from tenfold.compress.quantize.equalize import equalize
+from tenfold.compress.quantize.examples import BATCH, LARGEST_INPUT, correction_inputs
 from tenfold.compress.quantize.grid import BITS, Granularity, Grid, PerGroup, ZeroPoint
 from tenfold.compress.quantize.layer_inputs import matrix_of
 from tenfold.compress.quantize.layers import Layer, find_layers, readable, unshared
 from tenfold.compress.quantize.learned import ROUND
 from tenfold.compress.quantize.observe import Observer, check_values
-from tenfold.compress.quantize.quantizer import (
-    BATCH,
-    LARGEST_INPUT,
-    UNTRAINED,
-    captured,
-    check_finite,
-    check_type,
-    correction_inputs,
-    is_quantized,
-    without_layers,
-)
+from tenfold.compress.quantize.quantizer import UNTRAINED
 from tenfold.compress.quantize.ranges import fit_grid
 from tenfold.compress.quantize.rounding import Gptq, Learned, Rounding
 from tenfold.compress.quantize.spans import Unit

@@ -1,0 +1,61 @@
+"""What is asked of a network before it is quantised, and its graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from tenfold.compress.quantize.insert import ROOT
+from tenfold.compress.quantize.simplify import capture_folded
+from tenfold.compress.technique import Problem
+from tenfold.cost import Inputs
+from tenfold.errors import NetworkError
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Was this module made by `Quantize`?"""
+    return any(name.startswith(f"{ROOT}.") for name, _ in model.named_buffers())
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise a `NetworkError` that names the first parameter or buffer with NaN or infinity in it, or without values."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise NetworkError(f"{name} is on the meta device: it has no values; load weights first")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
+
+
+def without_layers(model: nn.Module) -> list[Problem]:
+    """That there is no layer to quantise, or none of the type that is quantised, where that is so."""
+    if not any(isinstance(module, LAYERS) for module in model.modules()):
+        return [Problem("", "it has no convolution and no linear layer to quantise")]
+    try:
+        check_type(model)
+    except NetworkError as error:
+        return [Problem("", str(error))]
+    return []
+
+
+def check_type(model: nn.Module) -> None:
+    """Raise a `NetworkError` that names the first layer where no layer has weights of float32."""
+    weights = [
+        (name, module.weight.dtype)
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS) and isinstance(module.weight, torch.Tensor)
+    ]
+    if weights and all(dtype != torch.float32 for _, dtype in weights):
+        name, dtype = weights[0]
+        raise NetworkError(
+            f"{name or type(model).__name__}: its weight is {str(dtype).removeprefix('torch.')}, and only float32 is "
+            "quantised; convert the network and its data by .float()"
+        )
+
+
+def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
+    """The network as one flat graph with its batch norms folded; `NetworkError` for a quantised one."""
+    if is_quantized(model):
+        raise NetworkError("the network is already quantised; quantise the float network instead")
+    return capture_folded(model, inputs)
