@@ -48,9 +48,8 @@ def test_more_bits_lose_less_and_learning_too() -> None:
     by_bits = [noise_db(*quantized(Quantize(stored_bits=bits))) for bits in (3, 4, 6)]
     assert by_bits == sorted(by_bits)
     plain = noise_db(*quantized(Quantize()))
-    assert (
-        by_bits[-1] > plain - 6
-    )  # six bits are a fraction of a bit from eight, by GPTQ and finer steps for groups
+    # Six bits are a fraction of a bit from eight, by GPTQ and finer steps for groups.
+    assert by_bits[-1] > plain - 6
     nearest = noise_db(*quantized(Quantize(stored_bits=3, rounding=Nearest())))
     assert noise_db(*quantized(Quantize(stored_bits=3, rounding=Learned(steps=60)))) > nearest
 
@@ -111,6 +110,19 @@ def test_bits_are_given_to_layers_by_what_they_cost() -> None:
     assert gain["expected_loss"] < gain["uniform_expected_loss"]
     widths = {name: entry["bits"] for name, entry in applied.resolved["stored"].items()}
     assert len(set(widths.values())) > 1
+
+
+def test_eight_bits_of_a_file_count_as_what_the_kernel_has_of_them() -> None:
+    """Integers of seven bits step twice as far as those of eight: their errors are about four times as large, squared."""
+    lost = {}
+    for computed in (7, 8):
+        technique = Quantize(weight_bits=computed, stored_bits=Average(8.0, (4, 8)), rounding=Nearest())
+        applied = technique.apply(
+            seeded(Residual, WIDTH), task_of(seeded(Residual, WIDTH), images(24)), Run()
+        )
+        assert not applied.resolved["stored"]
+        lost[computed] = applied.resolved["stored_allocation"]["expected_loss"]
+    assert 3.0 < lost[7] / lost[8] < 5.0
 
 
 def test_layers_that_stay_float_are_left_as_they_are() -> None:

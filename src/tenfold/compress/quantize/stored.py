@@ -169,7 +169,8 @@ def round_coarsely(
     def judged(matrix: Tensor, bits: int) -> Grid:
         if largest_multiple(bits, coarse.limit):
             return coarse.fit(matrix, bits, torch.zeros(len(matrix)))
-        return fit_grid(matrix, bits, PerChannel(), ZeroPoint.SYMMETRIC, coarse.observer)
+        computed = coarse.limit.bit_length() + 1  # eight bits in a file are as many as the kernel has
+        return fit_grid(matrix, min(bits, computed), PerChannel(), ZeroPoint.SYMMETRIC, coarse.observer)
 
     bits, allocation = bits_by_layer(
         coarse.bits, module, layers, weights, judged, examples, run.part(0.0, 0.2), "quantize"
