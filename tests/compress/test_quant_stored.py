@@ -140,8 +140,8 @@ def test_layers_that_stay_float_are_left_as_they_are() -> None:
         ({"stored_bits": True}, "stored_bits must be 2 to 7"),
         ({"stored_bits": 4, "group": 7}, "group must be a whole number of at least 8"),
         ({"stored_bits": 4, "epochs": 1.0}, "cannot be trained"),
-        ({"stored_bits": 4, "target_latency": 0.8}, "change no latency"),
-        ({"stored_bits": 4, "granularity": PerTensor()}, "need granularity"),
+        ({"stored_bits": 4, "target_latency": 0.8}, "name them in floats"),
+        ({"stored_bits": 4, "granularity": PerTensor()}, "leave granularity out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(given: dict[str, object], reason: str) -> None:

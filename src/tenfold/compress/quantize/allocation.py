@@ -41,8 +41,11 @@ class Average:
             )
         if len(set(self.choices)) != len(self.choices):
             raise ValueError(f"choices must not repeat themselves: {self.choices!r}")
-        if not min(self.choices) <= self.bits <= BITS[-1]:
-            raise ValueError(f"bits must be between {min(self.choices)} and {BITS[-1]}, not {self.bits!r}")
+        number = isinstance(self.bits, (int, float)) and not isinstance(self.bits, bool)
+        if not number or not min(self.choices) <= self.bits <= BITS[-1]:
+            raise ValueError(
+                f"bits must be a number between {min(self.choices)} and {BITS[-1]}, not {self.bits!r}"
+            )
 
 
 Point = tuple[float, float]  # (rate, distortion)

@@ -130,7 +130,7 @@ def _learn(
         [{"params": [layer.v for layer in layers], "lr": rate}, {"params": list(shifts.values()), "lr": 1e-3}]
     )
     generator = torch.Generator().manual_seed(walk.seed)
-    work = sum(layer.target.work for layer in layers)
+    work = walk.work_of([layer.target for layer in layers])
     began, seconds = time.monotonic(), walk.seconds_for(work) * TIME_SHARE
     order: list[int] = []
     for step in range(rounding.steps):

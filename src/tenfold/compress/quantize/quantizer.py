@@ -45,6 +45,7 @@ from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
 from tenfold.errors import RecipeError, TenfoldError
 
+GROUP = 32  # inputs under one multiple, at most
 UNTRAINED = 0.4  # share of the work before training, as it is told
 JUDGED = 32  # examples on which a layer's rounding is judged, once for every layer
 
@@ -69,7 +70,7 @@ class Quantize:
 
     With `stored_bits`, 2 to 7, or `Average(bits)` for a width of each layer's own, files hold weights of so many bits,
     rounded by `rounding` on grids of two levels (`tenfold.compress.quantize.two_level`): groups of up to `group`
-    inputs have scales that are whole multiples of their channel's. ONNX Runtime expands them to int8 when it loads the
+    inputs, 8 at least, have scales that are whole multiples of their channel's. ONNX Runtime expands them to int8 when it loads the
     file, and is as fast as ever. 4 bits are known as W4A8. Eight bits stay: weights that something else than layers
     reads, embedding tables, and the convolutions of the dynamic mode.
     """
@@ -87,7 +88,7 @@ class Quantize:
     floats: tuple[str, ...] = ()
     target_latency: float | None = None
     stored_bits: int | Average | None = None
-    group: int = 32
+    group: int = GROUP
     rounding: Rounding = Gptq()  # noqa: RUF009
 
     def __post_init__(self) -> None:
@@ -128,24 +129,40 @@ class Quantize:
         self._check_stored()
 
     def _check_stored(self) -> None:
+        if not isinstance(self.rounding, Rounding):
+            raise ValueError(
+                f"Quantize: rounding must be Nearest(), Gptq() or Learned(), not {self.rounding!r}"
+            )
         if type(self.group) is not int or self.group < SMALLEST_GROUP:
             raise ValueError(
                 f"Quantize: group must be a whole number of at least {SMALLEST_GROUP}, not {self.group!r}"
             )
         bits = self.stored_bits
         if bits is None:
+            if (self.group, self.rounding) != (GROUP, Gptq()):
+                raise ValueError(
+                    "Quantize: group and rounding are of stored_bits: give those too, or leave both out"
+                )
             return
         if not isinstance(bits, Average) and (type(bits) is not int or bits not in NARROW):
             raise ValueError(
-                f"Quantize: stored_bits must be {NARROW[0]} to {NARROW[-1]}, Average(bits) or None, not {bits!r}"
+                f"Quantize: stored_bits must be {NARROW[0]} to {NARROW[-1]}, or an Average of bits, not {bits!r}; without "
+                "it files hold eight"
             )
         for clash, text in (
-            (not isinstance(self.granularity, PerChannel), "need granularity PerChannel()"),
+            (
+                not isinstance(self.granularity, PerChannel),
+                "have groups of each channel: leave granularity out, for it must be PerChannel",
+            ),
             (
                 self.epochs > 0,
-                "cannot be trained: heal the float network before, or give epochs to QuantizeWeights",
+                "cannot be trained by epochs: put distill before this step, or use quantize-weights with epochs",
             ),
-            (self.target_latency is not None, "do not go with target_latency: they change no latency"),
+            (
+                self.target_latency is not None,
+                "do not go with target_latency, which measures eight: find the layers that stay float by a run "
+                "without stored_bits, and name them in floats",
+            ),
         ):
             if clash:
                 raise ValueError(f"Quantize: stored_bits {text}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from tenfold.compress.quantize.gptq import damped, descended, gptq, inverse_fact
 from tenfold.compress.quantize.grid import Grid
 from tenfold.compress.quantize.moments import Moments, moments
 from tenfold.compress.quantize.spans import Span, Unit, Values
-from tenfold.compress.quantize.walk import Target, Walk
+from tenfold.compress.quantize.walk import Effort, Target, Walk
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0)
 MIDDLE = DAMPINGS[2]
@@ -33,6 +34,9 @@ FitGrid = Callable[[Target, Tensor | None], Grid]
 class Nearest:
     """Each weight to the nearest point of its grid."""
 
+    unit: ClassVar[Unit] = Unit.LAYER  # that is rounded at once
+    effort: ClassVar[Effort] = Effort()
+
 
 @dataclass(frozen=True)
 class Gptq:
@@ -45,6 +49,10 @@ class Gptq:
 
     damping: float | None = None
     by_activation: bool = True
+
+    unit: ClassVar[Unit] = Unit.LAYER
+    # The weights' importance, each damping, following, and the codes themselves.
+    effort: ClassVar[Effort] = Effort(factorings=len(DAMPINGS) + 3)
 
     def __post_init__(self) -> None:
         if self.damping is not None and not 0 < self.damping <= 100:
@@ -70,6 +78,11 @@ class Learned:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+    @property
+    def effort(self) -> Effort:
+        """That of the codes it begins with, and its own."""
+        return Effort(self.start.effort.factorings, self.steps * self.batch_size)
 
 
 Rounding = Nearest | Gptq | Learned
@@ -114,23 +127,32 @@ def codes_by_gptq(
     grid = fit(importance(whole.rounded, damping, len(matrix)))
     gone = pruned(matrix, grid)  # which stay at zero, whatever would follow the inputs better
 
-    def codes(of: Moments, share: float, follow: bool, again: bool) -> Tensor:
+    def codes(of: Moments, share: float, follow: bool) -> tuple[Tensor, Tensor]:
+        """The weight that is rounded by these moments, and its codes."""
         towards = followed(matrix, of, share).masked_fill(gone, 0.0) if follow else matrix
         found = gptq(towards, of.rounded, grid, damping=share, by_activation=rounding.by_activation)
-        return descended(towards, found, of.rounded, grid, damping=share) if again else found
-
-    def error(share: float, follow: bool = False, again: bool = False) -> float:
-        return halves[1].error(matrix, grid.dequantized(codes(halves[0], share, follow, again)))
+        return towards, found
 
     if len(halves) < 2:
-        return grid, codes(whole, damping, False, False)
-    errors = {share: error(share) for share in (DAMPINGS if rounding.damping is None else (damping,))}
+        return grid, codes(whole, damping, False)[1]
+    first, second = halves
+
+    def error(found: Tensor) -> float:
+        return second.error(matrix, grid.dequantized(found))
+
+    shares = DAMPINGS if rounding.damping is None else (damping,)
+    tried = {share: codes(first, share, False) for share in shares}
+    errors = {share: error(found) for share, (_, found) in tried.items()}
     damping = min(errors, key=errors.__getitem__)
     # Each refinement only where what it learns on one half holds on the other.
-    following = error(damping, True)
-    follow, least = following < errors[damping], min(following, errors[damping])
-    again = error(damping, follow, True) < least
-    return grid, codes(whole, damping, follow, again)
+    best, least = tried[damping], errors[damping]
+    following = codes(first, damping, True)
+    follow = error(following[1]) < least
+    if follow:
+        best, least = following, error(following[1])
+    again = error(descended(*best, first.rounded, grid, damping=damping)) < least
+    towards, found = codes(whole, damping, follow)
+    return grid, descended(towards, found, whole.rounded, grid, damping=damping) if again else found
 
 
 def importance(hessian: Tensor, damping: float, rows: int) -> Tensor:

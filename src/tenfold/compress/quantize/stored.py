@@ -29,8 +29,7 @@ from tenfold.compress.quantize.learned import ROUND
 from tenfold.compress.quantize.observe import Observer
 from tenfold.compress.quantize.plan import Plan
 from tenfold.compress.quantize.ranges import fit_grid
-from tenfold.compress.quantize.rounding import Learned, Rounding
-from tenfold.compress.quantize.spans import Unit
+from tenfold.compress.quantize.rounding import Rounding
 from tenfold.compress.quantize.two_level import (
     MULTIPLE_BITS,
     TwoLevelGrid,
@@ -190,7 +189,8 @@ def round_coarsely(
         work,
         targets,
         examples,
-        unit=coarse.rounding.unit if isinstance(coarse.rounding, Learned) else Unit.LAYER,
+        unit=coarse.rounding.unit,
+        effort=coarse.rounding.effort,
         correct=coarse.correct,
         run=run,
         progress=lambda share, name: run.progress(0.2 + 0.8 * share, f"quantize: rounding {name}"),

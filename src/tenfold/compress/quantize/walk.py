@@ -16,7 +16,7 @@ from tenfold.compress.quantize.bias import channel_means
 from tenfold.compress.quantize.capture import attribute, shape_of
 from tenfold.compress.quantize.grid import Grid
 from tenfold.compress.quantize.insert import ROOT
-from tenfold.compress.quantize.layer_inputs import matrix_of, weight_of
+from tenfold.compress.quantize.layer_inputs import groups_of, matrix_of, weight_of
 from tenfold.compress.quantize.layers import Layer, leaders
 from tenfold.compress.quantize.observe import placeholders
 from tenfold.compress.quantize.spans import Span, Unit, Values, compute, joined, spans, take
@@ -28,6 +28,14 @@ from tenfold.errors import NetworkError, OutOfTime
 PART_BYTES = 2**25  # of the largest tensor of a span, over the examples that run at once
 
 Progress = Callable[[float, str], None]  # the share of the work that is done, and the layer that comes next
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What rounding a layer asks for: Hessians that are factored so often (`factorings`), and examples `shown` to learn from."""
+
+    factorings: int = 0
+    shown: int = 0
 
 
 @dataclass
@@ -67,6 +75,19 @@ class Target:
         """Multiply-adds of one example."""
         return float(self.places * self.weight.numel())
 
+    def rounding_work(self, examples: int, effort: Effort) -> float:
+        """About how many multiply-adds in float64 rounding it takes, to tell how far a walk is.
+
+        A factor of an inverse takes ⅔ K³ for the K inputs of a group, and the codes that go with it 1½ K² for each output.
+        The layer itself runs for both networks, and for both again where its bias is corrected; sums over inputs take K²
+        at each place, and learning runs forth and back. Those are of float32, which is twice as fast.
+        """
+        outputs, width = self.matrix.shape
+        groups = groups_of(self.layer)
+        of_one = groups * width**2 * (2 / 3 * width + 1.5 * outputs / groups)
+        sums = groups * width**2 * self.places if effort.factorings else 0
+        return examples * (2 * self.work + sums) + effort.factorings * of_one + 1.5 * effort.shown * self.work
+
 
 def packed_targets(
     module: fx.GraphModule, layers: dict[str, Layer], forms: dict[str, Form], add_bias: bool
@@ -92,12 +113,12 @@ class Walk:
 
     `rounded` and `exact` hold the values for all examples, of the network with its weights rounded so far and of the
     float one. `round_` is told each span and stores the codes of its layers by `store`; a weight that several layers
-    share is rounded once, for the first of them. With `correct`, each bias then
+    share is rounded once, for the first of them. `effort` tells how long that takes. With `correct`, each bias then
     gets back what rounding shifted in the mean of its channel: b ← b + E[y] − E[ŷ] (Nagel et al., 2019,
     arXiv:1906.04721, appendix D).
     """
 
-    def __init__(self, module: fx.GraphModule, targets: Sequence[Target], inputs: Inputs, *, unit: Unit, correct: bool, run: Run, progress: Progress) -> None:  # fmt: skip
+    def __init__(self, module: fx.GraphModule, targets: Sequence[Target], inputs: Inputs, *, unit: Unit, effort: Effort, correct: bool, run: Run, progress: Progress) -> None:  # fmt: skip
         self.module, self.correct, self.progress, self.limits = module, correct, progress, run
         self.by_node = {target.layer.node: target for target in targets}
         unpackings = [node for node in module.graph.nodes if node.target is UNPACK]
@@ -114,7 +135,9 @@ class Walk:
         self.buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
         self.rounded_given: dict[fx.Node, Tensor] = {}
         self.codes: dict[str, Tensor] = {}  # of the layers of the span that the walk is at
-        self.done, self.all_work = 0.0, sum(target.work for target in targets)
+        number = len(self.examples)
+        self.work = {target.name: target.rounding_work(number, effort) for target in targets}
+        self.done, self.all_work = 0.0, sum(self.work.values())
 
     def run(self, round_: Callable[[Walk, Span, list[Target], Values], None]) -> None:
         """Round everything; `round_` also gets what the span gives in the float network."""
@@ -144,7 +167,7 @@ class Walk:
                 for target in targets:
                     if last_unpacked[target.unpacking] == index:
                         self.rounded_given.pop(target.unpacking, None)
-                self.done += sum(target.work for target in targets)
+                self.done += self.work_of(targets)
 
     def tell(self, name: str, share: float = 0.0, work: float = 0.0) -> None:
         """Say how far the walk is, a `share` of the coming `work` included; `OutOfTime` where time has run out."""
@@ -155,6 +178,10 @@ class Walk:
     def seconds_for(self, work: float) -> float:
         """The part of the time left that falls to so much work: infinite without a deadline."""
         return self.limits.seconds_left() * work / max(self.all_work - self.done, work, 1.0)
+
+    def work_of(self, targets: Sequence[Target]) -> float:
+        """Of the rounding of these layers."""
+        return sum(self.work[target.name] for target in targets)
 
     @property
     def seed(self) -> int:

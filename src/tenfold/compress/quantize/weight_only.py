@@ -25,8 +25,7 @@ from tenfold.compress.quantize.learned import ROUND
 from tenfold.compress.quantize.observe import Observer, check_values
 from tenfold.compress.quantize.quantizer import UNTRAINED
 from tenfold.compress.quantize.ranges import fit_grid
-from tenfold.compress.quantize.rounding import Gptq, Learned, Rounding
-from tenfold.compress.quantize.spans import Unit
+from tenfold.compress.quantize.rounding import Gptq, Rounding
 from tenfold.compress.quantize.walk import Target, Walk, packed_targets
 from tenfold.compress.quantize.weight_insert import Form
 from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
@@ -40,9 +39,9 @@ class QuantizeWeights:
     """Convolutions and linear layers whose weights are codes of `bits` bits, packed without gaps.
 
     What is computed stays float: files become smaller, an ONNX export too (but for real zero points, for which ONNX has
-    no form), and nothing becomes faster. `observer`
-    chooses the range of each scale's weights; `rounding` and `bias_correction` read up to `examples` training examples.
-    `Average(bits)` gives each layer its own width, by what its rounding is expected to cost. `equalize` first scales the channels between layers to equal ranges, which serves
+    no form), and nothing becomes faster. `observer` chooses the range of each scale's weights; `rounding` and
+    `bias_correction` read up to `examples` training examples. `Average(bits)` gives each layer its own width, by what
+    its rounding is expected to cost. `equalize` first scales the channels between layers to equal ranges, which serves
     where channels share a scale. `epochs` passes over the training data teach the rounded network afterwards to answer
     as the original does. A weight that several layers share is rounded once, on the inputs of the first, and stored
     once; one that something else reads too, an embedding for instance, stays float.
@@ -61,6 +60,8 @@ class QuantizeWeights:
     def __post_init__(self) -> None:
         if not isinstance(self.bits, Average) and (type(self.bits) is not int or self.bits not in BITS):
             raise ValueError(f"bits must be {BITS[0]} to {BITS[-1]}, not {self.bits!r}")
+        if not isinstance(self.rounding, Rounding):
+            raise ValueError(f"rounding must be Nearest(), Gptq() or Learned(), not {self.rounding!r}")
         if type(self.examples) is not int or self.examples < 1:
             raise ValueError(f"examples must be a whole number of at least 1, not {self.examples!r}")
         if not (math.isfinite(self.epochs) and self.epochs >= 0):
@@ -120,7 +121,8 @@ class QuantizeWeights:
             module,
             targets,
             examples,
-            unit=self.rounding.unit if isinstance(self.rounding, Learned) else Unit.LAYER,
+            unit=self.rounding.unit,
+            effort=self.rounding.effort,
             correct=self.bias_correction,
             run=run,
             progress=lambda share, name: run.progress(0.1 + 0.9 * share, f"quantize-weights: {name}"),
