@@ -209,7 +209,7 @@ def test_bits_that_no_weight_can_have_are_refused() -> None:
     for bits in (4, Average(4.0)):
         technique = Quantize(Mode.DYNAMIC, stored_bits=bits)
         (problem,) = technique.preflight(model, task, Device())
-        assert "no layer's weight can be stored" in str(problem)
+        assert "0% of the weights can be stored" in str(problem)
         with pytest.raises(RecipeError, match="no layer's weight can be stored"):
             technique.apply(model, task, Run())
     # An average of eight is plain INT8.

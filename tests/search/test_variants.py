@@ -180,7 +180,7 @@ def test_a_structure_that_keeps_the_size_when_it_is_packed_is_served_so_in_its_t
             add_finalist(small, "c2", healed, proposal, 0.0, quietly)
     (point,) = add_finalist(small, "c2", healed, proposal, 0.0, quietly)
     assert (point.id, point.precision) == ("c2-packed", PACKED)
-    assert point.label.endswith("INT8, 6-bit weights")
+    assert point.label.endswith("INT8, 6 bits a weight")
     assert (point.size_bytes or 0) < (job.store.point("c1-int8").size_bytes or 0)
     job.store.forget("c2")
 

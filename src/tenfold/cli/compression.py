@@ -19,18 +19,28 @@ from tenfold.cli.options import (
     read_task,
     starting,
 )
+from tenfold.errors import OutputError
 from tenfold.files import check_writable, write_json
 
 
 def techniques(
+    name: Annotated[
+        str | None, typer.Argument(help="one technique, to see its options, or a recipe that ships")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the list to this file")] = None,
     debug: Debug = False,
 ) -> None:
-    """List the techniques with what was measured of each on a trained network, and the recipes that ship."""
+    """List the techniques with what was measured of each on a trained network, and the recipes that ship; or show one."""
+    check_writable("--json", json_file)
     with starting("loading PyTorch"):
         from tenfold.compress import known_results, named_recipes
-        from tenfold.report import techniques_table
+        from tenfold.report import technique_page, techniques_table
 
+    if name is not None:
+        if json_file is not None:
+            raise OutputError("--json is for the whole list: leave out the name, or --json")
+        out.print(technique_page(name), soft_wrap=True, markup=False, highlight=False)
+        return
     results = known_results()
     out.print(techniques_table(results, [(recipe.name, recipe.text) for recipe in named_recipes()]))
     if json_file is not None:

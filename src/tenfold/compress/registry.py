@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from typing import Any
 
@@ -176,11 +176,6 @@ def technique_from(values: Any, keys: Keys = ()) -> Technique:
         raise CodingError((*keys, "technique"), f"no technique {short(name)}{nearest(name, TECHNIQUES)}")
     rest = {key: value for key, value in values.items() if key != "technique"}
     return decode_fields(technique_class(name), rest, keys, name)
-
-
-def defaults(name: str) -> dict[str, Any]:
-    """The parameters of a technique with the values they have if nothing is said, for listings."""
-    return {entry.name: entry.default for entry in fields(technique_class(name)) if entry.init}
 
 
 def _may_be(home: str, cls: type) -> bool:

@@ -16,6 +16,7 @@ from tenfold.report.profile_view import LayerView, View, view
 from tenfold.report.roofline_plot import require_matplotlib, roofline_plot
 from tenfold.report.roofs import Roofs, Times
 from tenfold.report.schema import SCHEMA, Budget, Layer, Layers, Phase, Point, Report
+from tenfold.report.technique_page import technique_page
 from tenfold.report.techniques import techniques_table
 from tenfold.report.terminal import frontier_table
 from tenfold.report.totals import profile_comparison
@@ -42,6 +43,7 @@ __all__ = [
     "roofline_plot",
     "roofs_of",
     "static_plot",
+    "technique_page",
     "techniques_table",
     "times_of",
     "view",

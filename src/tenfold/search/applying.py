@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from tenfold.compress.distill import Distill, Matching
 from tenfold.cost import Device, measure
 from tenfold.data import Task, check_alike, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
-from tenfold.errors import OutputError, RecipeError, memory_reported
+from tenfold.errors import OutputError, RecipeError, TenfoldError, memory_reported
 from tenfold.files import beside
 from tenfold.search.clock import Report, silent
-from tenfold.search.scoring import answers_on
+from tenfold.search.scoring import Runner, answers_on
 from tenfold.search.serving import FILES, serve, verified
 from tenfold.training import joint_teacher, place_for, training_place
 
@@ -26,19 +26,27 @@ LATENCY_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Made:
-    """What a recipe made: its folder, the bytes of the ONNX file, how it was verified and how it scores."""
+    """What a recipe made: its folder, the bytes of the ONNX file, how it was verified and how it scores.
+
+    `original_bytes` and `original_score` are those of the network it was made of; None where that cannot be exported.
+    """
 
     folder: Path
     size_bytes: int
     verification: Verification
     validation_score: float
+    original_bytes: int | None = None
+    original_score: float | None = None
 
     def summary(self) -> str:
-        """Two lines for a terminal."""
-        return (
-            f"{self.folder}: {', '.join(FILES)}; {self.size_bytes:,} bytes of ONNX, "
-            f"{self.validation_score:.4f} on validation\n{self.verification.text}"
-        )
+        """Three lines for a terminal."""
+        size, score = f"{self.size_bytes:,} bytes of ONNX", f"{self.validation_score:.4f} on validation"
+        if self.original_bytes is not None and self.original_score is not None:
+            times = self.original_bytes / self.size_bytes
+            size += f" (the original {self.original_bytes:,}: {times:.2f} times as many)"
+            score += f" (the original {self.original_score:.4f})"
+        files = f"{self.folder}: {', '.join(FILES)}"
+        return f"{files}\n{size}, {score}\nthe ONNX file against this network in PyTorch: {self.verification.text}"
 
 
 def apply_to_folder(
@@ -85,16 +93,34 @@ def apply_to_folder(
         artifact = serve(working, model, steps, recipe, task, extra)
         runner = artifact.session(device.threads)
         checked = verified(model, runner, task)
-        found = answers_on(runner, task.validation, lambda done: report("scoring", done, "validation"))
-        assert found is not None
-        assert callable(task.metric)  # `Task` looks names up
-        value = checked_score(task.metric, found.outputs, found.targets)
+        score = _score(runner, task, lambda done: report("scoring", done, "validation"))
         size = artifact.size_bytes
+        before = _of_the_original(task, device, lambda done: report("scoring", done, "the original"))
         if folder.exists():
             folder.rmdir()
         working.chmod(0o755)
         working.rename(folder)
-    return Made(folder, size, checked, value)
+    return Made(folder, size, checked, score, *before)
+
+
+def _score(runner: Runner, task: Task, progress: Callable[[float], None]) -> float:
+    """On the validation examples."""
+    found = answers_on(runner, task.validation, progress)
+    assert found is not None  # for there is no limit on the time
+    assert callable(task.metric)  # `Task` looks names up
+    return checked_score(task.metric, found.outputs, found.targets)
+
+
+def _of_the_original(
+    task: Task, device: Device, progress: Callable[[float], None]
+) -> tuple[int | None, float | None]:
+    """The bytes of `task.model` exported to ONNX and its score, which nothing rests on: None where there are none."""
+    with tempfile.TemporaryDirectory(prefix="tenfold-original-") as folder:
+        try:
+            artifact = deploy_onnx(task.model, task.example(2), Path(folder, "model.onnx"))
+            return artifact.size_bytes, _score(artifact.session(device.threads), task, progress)
+        except TenfoldError:
+            return None, None
 
 
 def _check_teaching(recipe: Recipe, task: Task, teachers: Mapping[str, nn.Module], trains: bool) -> None:

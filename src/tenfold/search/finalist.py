@@ -171,5 +171,5 @@ def label(proposal: Proposal, healed: Healed, precision: str, extra: Sequence[Te
         if isinstance(each, Quantize) and isinstance(each.stored_bits, Average)
     ]
     names = {"fp32": "fp32", "int8-static": "INT8 static"}
-    parts.append(names.get(precision) or f"INT8, {bits[0]:.3g}-bit weights")
+    parts.append(names.get(precision) or f"INT8, {bits[0]:.3g} bits a weight")
     return ", ".join(parts)

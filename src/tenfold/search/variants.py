@@ -155,13 +155,13 @@ def too_large(job: Job, point: Point | None) -> bool:
 
 
 VARIANTS: dict[str, Variant] = {
-    PACKED: Variant("INT8, 4-bit weights", (packed(4.0),), 4.2, for_speed_and_size, pace=PACKED_PACE),
+    PACKED: Variant("INT8, 4 bits a weight", (packed(4.0),), 4.2, for_speed_and_size, pace=PACKED_PACE),
     "packed5-int8": Variant(
-        "INT8, 5-bit weights", (packed(5.0),), 5.2, where_four_bits_lose_much, pace=PACKED_PACE
+        "INT8, 5 bits a weight", (packed(5.0),), 5.2, where_four_bits_lose_much, pace=PACKED_PACE
     ),
-    "packed6-int8": Variant("INT8, 6-bit weights", (packed(6.0),), 6.2, for_little_loss, pace=PACKED_PACE),
+    "packed6-int8": Variant("INT8, 6 bits a weight", (packed(6.0),), 6.2, for_little_loss, pace=PACKED_PACE),
     "packed3-int8": Variant(
-        "INT8, 3-bit weights", (packed(3.0),), 3.2, where_four_bits_serve, pace=PACKED_PACE
+        "INT8, 3 bits a weight", (packed(3.0),), 3.2, where_four_bits_serve, pace=PACKED_PACE
     ),
     "int8-dynamic": Variant("INT8 dynamic", (Quantize(mode=Mode.DYNAMIC),), 8.0, where_dynamic_is_faster),
     "int8-equalized": Variant("INT8 static, equalised", (Quantize(equalize=True),), 8.0, where_integers_cost),

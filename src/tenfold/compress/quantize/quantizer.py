@@ -191,7 +191,7 @@ class Quantize:
                 plan, names = planned(module, self.mode)
                 problems = unmatched(plan.layers, names, self.floats)
                 plan, _ = planned(module, self.mode, named(plan.layers, names, self.floats))
-                check_storable(self.stored_bits, storable(module, plan, self.mode))
+                check_storable(self.stored_bits, storable(module, plan, self.mode), plan.layers)
             except TenfoldError as error:
                 problems.append(Problem("", str(error)))
         return problems
@@ -215,7 +215,7 @@ class Quantize:
         module = captured(model, task.example(2))
         floats = self._floats(module)
         plan, names = planned(module, self.mode, floats)
-        check_storable(self.stored_bits, storable(module, plan, self.mode))
+        check_storable(self.stored_bits, storable(module, plan, self.mode), plan.layers)
         examples = task.train.take(self.examples, seed=run.seed)
         bits = self.bits_computed
         form = IntegerForm(bits, self.granularity, self.activations, self.bias_correction)

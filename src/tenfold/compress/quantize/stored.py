@@ -7,7 +7,7 @@ the runtime does that once, when it loads the file, and computes as with int8 we
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -44,6 +44,7 @@ from tenfold.cost import Inputs
 from tenfold.errors import RecipeError
 
 NARROW = range(2, 8)  # bits that weights can be stored in
+LEAST_SHARE = 0.02  # of the weights, for which it is worth it
 EXPAND = torch.ops.tenfold.expand_weight.default
 
 
@@ -136,13 +137,24 @@ def check_room(bits: int | Average | None, computed: int, by_processor: bool) ->
         )
 
 
-def check_storable(bits: int | Average | None, layers: Mapping[str, Layer]) -> None:
-    """Raise a `RecipeError` where fewer bits are asked for and there are no `layers` that can be stored in them."""
-    if bits is not None and not layers:
-        raise RecipeError(
-            "quantize: stored_bits are of no use: no layer's weight can be stored in them, for something else reads it, "
-            "or it is a convolution, which only the mode static stores so"
-        )
+def check_storable(
+    bits: int | Average | None, layers: Mapping[str, Layer], all_layers: Iterable[Layer]
+) -> None:
+    """Raise a `RecipeError` where fewer bits are asked for and `layers`, which can be stored in them, are few of all."""
+    if bits is None:
+        return
+    held = sum(_weights_of(layer) for layer in layers.values())
+    share = held / max(sum(map(_weights_of, all_layers)), 1)
+    if share >= LEAST_SHARE:
+        return
+    raise RecipeError(
+        f"quantize: stored_bits are of no use: {share:.0%} of the weights can be stored in them; something else reads "
+        "the others, or they are of convolutions, which only the mode static stores so"
+    )
+
+
+def _weights_of(layer: Layer) -> int:
+    return math.prod(shape_of(layer.weight))
 
 
 def round_coarsely(

@@ -172,7 +172,7 @@ class Walk:
     def tell(self, name: str, share: float = 0.0, work: float = 0.0) -> None:
         """Say how far the walk is, a `share` of the coming `work` included; `OutOfTime` where time has run out."""
         if self.limits.seconds_left() <= 0:
-            raise OutOfTime(f"rounding weights ran out of time at {name}: give it more, or fewer examples")
+            raise OutOfTime(f"rounding weights ran out of time at {name}")
         self.progress((self.done + share * work) / max(self.all_work, 1.0), name)
 
     def seconds_for(self, work: float) -> float:
