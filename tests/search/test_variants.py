@@ -215,6 +215,7 @@ def test_a_run_with_variants_comes_to_its_end(job: Job, monkeypatch: pytest.Monk
     frontier = finish(job, {})
     points = {point.id: point for point in frontier.points}
     assert {f"c1-{name}" for name in VARIANTS} <= set(points)
+    assert any(note.startswith("packed: ") for note in frontier.sections["notes"])
     assert all(point.latency_ms > 0 for point in points.values())
     for name in VARIANTS:
         assert job.artifact(points[f"c1-{name}"]).run(job.task.example(4)).shape == (4, 10)

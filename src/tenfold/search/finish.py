@@ -31,6 +31,7 @@ from tenfold.search.frontier import (
     value_of,
 )  # fmt: skip
 from tenfold.search.job import Job, fill_scores, interval_seconds
+from tenfold.search.packed import NOTE
 from tenfold.search.point import Point
 from tenfold.search.roster import LATE, SHORTENED
 from tenfold.search.scoring import answers_on
@@ -291,7 +292,7 @@ def late(job: Job, points: list[Point]) -> list[str]:
 
 
 def notes(job: Job, points: list[Point]) -> list[str]:
-    """What could not be made, and why: a line each."""
+    """What could not be made, and why, and what there is to say of what was made: a line each."""
     failed = {name: job.store.step(f"finalist-{name}") for name in NAMES}
     failures = job.store.failures()
     shortened = {point.id: job.store.step(SHORTENED + point.id) for point in points if point.by_recipe}
@@ -307,6 +308,7 @@ def notes(job: Job, points: list[Point]) -> list[str]:
             if record is not None and "error" in record
         ]
         + [f"{name} was {why}" for name, why in shortened.items() if why is not None]
+        + ([NOTE] if any(point.precision.startswith("packed") for point in points) else [])
     )
 
 

@@ -14,6 +14,10 @@ from tenfold.search.proposals import Proposal
 PACKED = "packed-int8"  # the precision; a proposal's is "packed"
 FEWEST, MOST = 4.0, 7.0  # bits a weight, of a network that was healed
 CHOICES = (3, 4, 5, 6, 8)  # bits of a layer
+NOTE = (
+    "packed: the file holds so many bits a weight, on average; ONNX Runtime expands them to int8 when it loads the file, "
+    "which then takes it longer, and up to 32 bytes of memory a weight"
+)
 
 
 def packed(bits: float) -> Quantize:
