@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from test_device_file import calibrated
 
 from tenfold.cli.app import main
 from tenfold.cost import Device
@@ -65,3 +67,54 @@ def test_bench_without_prediction(capsys, tmp_path):
     ]
     assert status([*command, "--json", str(file)]) == 0
     assert len(json.loads(file.read_text())["measured_ms"][NETWORK]) == 2
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+from tenfold.compress import Run
+from tenfold.compress.quantize import Quantize
+from tenfold.data import Task
+
+
+def plain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2)).eval()
+
+
+def again():
+    return plain()
+
+
+def int8():
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    data = images, torch.zeros(8, dtype=torch.long)
+    return Quantize(examples=8).apply(plain(), Task(plain(), data, data), Run()).model
+"""
+
+
+def test_quantised_networks_are_timed_and_not_predicted_and_what_is_undefined_is_no_figure(
+    capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "networks_to_bench.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    device, file = tmp_path / "device.json", tmp_path / "figures.json"
+    replace(calibrated(), threads=1).save(device)
+    plain, again, int8 = (f"networks_to_bench:{name}" for name in ("plain", "again", "int8"))
+    shown = ["--device", str(device), "--input", "1x3x8x8", "--seconds", "0.1", "--predict"]
+    assert status(["bench", int8, plain, again, *shown, "--json", str(file)]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].startswith(int8)
+    assert rows[0].endswith("no prediction: calibration covers float networks")
+    # Two networks of one structure are predicted alike, so that their ranks say nothing.
+    assert [row for row in rows if "rank correlation –" in row] == rows[3:6]
+    figures = json.loads(file.read_text())
+    assert [row["network"] for row in figures["networks"]] == [plain, again]
+    assert list(figures["unpredicted_ms"]) == [int8]
+    assert figures["summary"]["networks"] == 2
+    assert figures["summary"]["macs_only"]["spearman"] is None
+    assert status(["bench", int8, *shown]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert status(["profile", int8, "--input", "1x3x8x8", "--device", str(device)]) == 1
+    assert "is quantised, and predictions cover float networks" in capsys.readouterr().err

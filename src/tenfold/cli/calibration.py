@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tenfold.cli.options import Debug, Threads, err, out
 from tenfold.files import check_writable, write_json
+
+if TYPE_CHECKING:
+    from tenfold.cost.prediction_check import Check
 
 Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, or torch for eager PyTorch")]
 DEFAULT = "devices/cpu-onnxruntime-1.json"
@@ -71,7 +75,7 @@ def bench(
     import torch
 
     from tenfold.compress import load_network
-    from tenfold.cost import environment, profile, read_device
+    from tenfold.cost import environment, is_predictable, profile, read_device
     from tenfold.cost.prediction_check import checked, row_json, summary
     from tenfold.deploy.timing_networks import measure_twice, runner_of
     from tenfold.errors import DeviceError
@@ -92,34 +96,56 @@ def bench(
     figures: dict[str, Any] = {"device": target.title, "input": list(sizes), "environment": environment()}
     if not predict:
         for name, (first, second) in times.items():
-            out.print(f"{name:<40} {first:9.3f} ms   again {second:9.3f} ms", highlight=False)
+            _print(f"{name:<40} {first:9.3f} ms   again {second:9.3f} ms")
         figures["measured_ms"] = times
     else:
-        checks = [checked(name, counts[name], sizes[0], times[name], target) for name in networks]
-        for check in checks:
-            inside = " " if check.held else "!"
-            out.print(
-                f"{check.network:<40} {check.truth_ms:9.3f} ms, predicted {check.predicted_ms:9.3f} "
-                f"[{check.low_ms:.3f}, {check.high_ms:.3f}] {check.error:+6.1%} {inside}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        found = summary(checks)
-        for way in ("predicted", "roofline", "macs_only"):
-            rank = found[way]["spearman"]
-            ranked = f", rank correlation {rank:.3f}" if rank is not None else ""
-            out.print(
-                f"{way.replace('_', ' '):<12} mean error {found[way]['mape']:.1%}{ranked}", highlight=False
-            )
-        out.print(
-            f"the 90% interval held {found['coverage']:.0%} (a factor {found['interval_width']:.2f} either way); "
-            f"the machine repeats itself within {found['repeat_error']:.1%}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        figures |= {"networks": [row_json(check) for check in checks], "summary": found}
+        checks = {
+            name: checked(name, counted, sizes[0], times[name], target)
+            for name, counted in counts.items()
+            if is_predictable(counted)
+        }
+        found = summary(list(checks.values())) if checks else None
+        _print_checks(times, checks, found)
+        figures |= {
+            "networks": [row_json(check) for check in checks.values()],
+            "unpredicted_ms": {name: both for name, both in times.items() if name not in checks},
+            "summary": found,
+        }
     if json_file is not None:
         write_json(json_file, figures)
+
+
+def _print_checks(
+    times: Mapping[str, Sequence[float]], checks: Mapping[str, Check], found: dict[str, Any] | None
+) -> None:
+    """A line for each network, then the summary of those that were predicted."""
+    for name, (first, second) in times.items():
+        check = checks.get(name)
+        if check is None:
+            truth = (first * second) ** 0.5  # as that of a `Check`
+            _print(f"{name:<40} {truth:9.3f} ms, no prediction: calibration covers float networks")
+            continue
+        inside = " " if check.held else "!"
+        _print(
+            f"{name:<40} {check.truth_ms:9.3f} ms, predicted {check.predicted_ms:9.3f} "
+            f"[{check.low_ms:.3f}, {check.high_ms:.3f}] {check.error:+6.1%} {inside}"
+        )
+    if found is None:
+        return
+    for way in ("predicted", "roofline", "macs_only"):
+        rank = found[way]["spearman"]
+        _print(
+            f"{way.replace('_', ' '):<12} mean error {found[way]['mape']:.1%}, rank correlation "
+            f"{'–' if rank is None else format(rank, '.3f')}"
+        )
+    _print(
+        f"the 90% interval held {found['coverage']:.0%} (a factor {found['interval_width']:.2f} either way); "
+        f"the machine repeats itself within {found['repeat_error']:.1%}"
+    )
+
+
+def _print(line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _target(runtime: str, threads: int, cuda: bool) -> Any:

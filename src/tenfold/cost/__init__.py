@@ -7,7 +7,13 @@ from tenfold.cost.catalogue import catalogue_device, catalogue_machine, catalogu
 from tenfold.cost.count import profile
 from tenfold.cost.cpu import cpu_count, cpu_features, has_int8_dot_product, vector_lanes
 from tenfold.cost.device import Device
-from tenfold.cost.device_prediction import NetworkPrediction, annotate, predict_network, roofline_ms
+from tenfold.cost.device_prediction import (
+    NetworkPrediction,
+    annotate,
+    is_predictable,
+    predict_network,
+    roofline_ms,
+)
 from tenfold.cost.fusion import FusedOperator, fused
 from tenfold.cost.headroom import free_memory
 from tenfold.cost.memory import own_peak_rss, peak_rss
@@ -61,6 +67,7 @@ __all__ = [
     "free_memory",
     "fused",
     "has_int8_dot_product",
+    "is_predictable",
     "main_output",
     "map_inputs",
     "measure",

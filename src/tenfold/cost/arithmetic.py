@@ -28,17 +28,32 @@ Formula = Callable[..., float]
 
 MACS: dict[str, Formula] = {}
 OTHER_FLOPS: dict[str, Formula] = {}
+INTEGERS: set[str] = set()  # operators of quantised networks, named as in `OperatorCost.op`
 
 
-def register(name: str | Any, *, macs: Formula | None = None, other_flops: Formula | None = None) -> None:
+def register(
+    name: str | Any,
+    *,
+    macs: Formula | None = None,
+    other_flops: Formula | None = None,
+    integers: bool = False,
+) -> None:
     """Give the operator `name` ("library::operator", or an operator of `torch.ops`) its formulas.
 
-    A formula that is left out is 0, so an operator that computes nothing is registered with neither.
+    A formula that is left out is 0, so an operator that computes nothing is registered with neither. `integers` says
+    that only networks that are quantised to integers call it, whose layers a runtime computes by other kernels.
     """
     key = operator_name(name)
     MACS[key] = macs or _nothing
     OTHER_FLOPS[key] = other_flops or _nothing
+    if integers:
+        INTEGERS.add(key.removeprefix("aten::"))
     formulas_of.cache_clear()
+
+
+def is_of_integers(op: str) -> bool:
+    """Whether only quantised networks call this operator, named as in `OperatorCost.op`; all of PyTorch's are."""
+    return op in INTEGERS or op.startswith("quantized")
 
 
 def operator_name(operator: Any) -> str:

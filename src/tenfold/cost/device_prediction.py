@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.cost.arithmetic import is_of_integers
 from tenfold.cost.calibration import COVERAGE_Z, Calibration
 from tenfold.cost.device import Device
 from tenfold.cost.kernel_laws import network_terms
@@ -69,13 +70,28 @@ class NetworkPrediction:
         return f"{self.prediction}, bound by {self.bound} ({self.how})"
 
 
+def is_predictable(profile: Profile) -> bool:
+    """Whether the network is float throughout: what is known of a device are its float kernels.
+
+    A runtime computes a quantised network by integer kernels, and the operators that stand for them in PyTorch, which
+    the profile counts, by none at all.
+    """
+    return not any(is_of_integers(operator.op) for operator in profile.operators)
+
+
 def predict_network(profile: Profile, device: Device) -> NetworkPrediction:
     """Predict a network counted in `profile`, at the batch it was counted with.
 
-    Raises `DeviceError` if nothing is known of the device, or if the profile has no operator.
+    Raises `DeviceError` if nothing is known of the device, if the profile has no operator or if the network is
+    quantised.
     """
     if not profile.operators:
         raise DeviceError(f"{profile.network} runs no operator: nothing to predict")
+    if not is_predictable(profile):
+        raise DeviceError(
+            f"{profile.network} is quantised, and predictions cover float networks: count it without a device, or "
+            "time it (tenfold bench)"
+        )
     if device.calibration is not None:
         return _calibrated(profile, device, device.calibration)
     if device.machine is not None:

@@ -57,8 +57,11 @@ def summary(checks: Sequence[Check]) -> dict[str, Any]:
     """Mean error, rank correlation, coverage and width of the intervals; the machine's own; and the two baselines.
 
     The MACs-only baseline is the best line ms = a + b·MACs (in relative error) *through these very networks*, so it
-    is flattered.
+    is flattered. A rank correlation is None where it is undefined: of one network, or where a way tells none from
+    another. Raises `ValueError` for no check at all.
     """
+    if not checks:
+        raise ValueError("a summary needs at least one network that was predicted and measured")
     truth = np.array([check.truth_ms for check in checks])
     macs = np.array([float(check.macs) for check in checks])
     rows = np.stack([np.ones_like(macs), macs], axis=1) / truth[:, None]
@@ -75,7 +78,7 @@ def summary(checks: Sequence[Check]) -> dict[str, Any]:
             name: {
                 "mape": float(np.mean(np.abs(values / truth - 1))),
                 "median_error": float(np.median(np.abs(values / truth - 1))),
-                "spearman": float(spearman(values, truth)) if len(checks) > 1 else None,
+                "spearman": _correlation(values, truth),
             }
             for name, values in ways.items()
         },
@@ -83,6 +86,13 @@ def summary(checks: Sequence[Check]) -> dict[str, Any]:
         "interval_width": float(np.median([check.high_ms / check.predicted_ms for check in checks])),
         "repeat_error": float(np.mean(np.abs(again - 1))),
     }
+
+
+def _correlation(values: np.ndarray, truth: np.ndarray) -> float | None:
+    """The rank correlation, None where one of the series has no ranks to tell apart."""
+    if np.ptp(values) == 0 or np.ptp(truth) == 0:
+        return None
+    return spearman(values, truth)
 
 
 def row_json(check: Check) -> dict[str, Any]:

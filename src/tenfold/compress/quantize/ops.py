@@ -237,10 +237,11 @@ def _of_each(flops: float) -> Callable[..., float]:
 
 # What they cost, for the counter: multiply-adds as the layers have them; rounding and scaling beside.
 for _name in ("quantize", "dequantize", "dequantize_channels", "embed", "unpack_weight", "expand_weight"):
-    register(f"tenfold::{_name}", other_flops=_of_each(2))
+    register(f"tenfold::{_name}", other_flops=_of_each(2), integers=True)
 for _name in ("dynamic_linear", "dynamic_conv"):
     register(
         f"tenfold::{_name}",
         macs=lambda x, weight, *rest, out, **kwargs: math.prod(out) * math.prod(weight[1:]),
         other_flops=lambda x, *rest, out, **kwargs: 4 * math.prod(x) + 2 * math.prod(out),
+        integers=True,
     )
