@@ -6,10 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from test_device_file import calibrated
 
 from tenfold.cli.app import main
+from tenfold.compress import save
 from tenfold.cost import Device
+from tenfold.errors import NetworkError
+from tenfold.models import create
 
 NETWORK = "zoo:resnet56_fashion_mnist"
 
@@ -43,6 +47,8 @@ def test_profile_on_a_machine_of_the_catalogue(capsys, tmp_path):
         (["calibrate", "--seconds", "1"], "10"),
         (["bench", NETWORK, "--device", "a100"], "measures on this machine's CPU"),
         (["bench", NETWORK, "--device", "cpu", "--predict"], "was never calibrated"),
+        (["bench", NETWORK, "--predict"], "devices/cpu-onnxruntime-1.json: No such file"),
+        (["bench", NETWORK, "--input", "1xy"], "--input '1xy' is no shape"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_a_status(capsys, arguments, message):
@@ -118,3 +124,36 @@ def test_quantised_networks_are_timed_and_not_predicted_and_what_is_undefined_is
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert status(["profile", int8, "--input", "1x3x8x8", "--device", str(device)]) == 1
     assert "is quantised, and predictions cover float networks" in capsys.readouterr().err
+
+
+def test_timing_needs_no_device_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "network_to_time.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = "network_to_time:plain"
+    assert status(["bench", network, "--input", "1x3x8x8", "--seconds", "0.1", "--json", "figures.json"]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["device"] == "cpu, onnxruntime, 1 thread"
+    assert len(figures["measured_ms"][network]) == 2
+
+
+def test_a_network_is_timed_and_a_saved_one_exported_with_the_input_it_was_made_for(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Device("cpu", "torch").save("device.json")
+    name = "resnet20?in_channels=1&num_classes=3"
+    model, x = create("resnet20", in_channels=1, num_classes=3), torch.zeros(2, 1, 8, 12)
+    save(tmp_path / "saved", model, [], inputs=x, base=name)
+    shown = ["--device", "device.json", "--seconds", "0.1", "--json", "figures.json"]
+    assert status(["bench", "saved", name, *shown]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["inputs"] == {"saved": [[1, 1, 8, 12]], name: [[1, 1, 32, 32]]}
+
+    def exported(model, inputs, file):
+        raise NetworkError(f"exported for {tuple(inputs.shape)}")
+
+    monkeypatch.setattr("tenfold.deploy.export_onnx", exported)
+    for network, shape in (("saved", (1, 1, 8, 12)), (name, (1, 3, 224, 224))):
+        assert status(["export", network, "a.onnx"]) == 1
+        assert f"exported for {shape}" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from tenfold.cli.options import Debug, Threads, err, out
 from tenfold.files import check_writable, write_json
 
 if TYPE_CHECKING:
+    from tenfold.cost import Inputs
     from tenfold.cost.prediction_check import Check
 
 Runtime = Annotated[str, typer.Option("--runtime", help="onnxruntime, or torch for eager PyTorch")]
@@ -56,10 +57,19 @@ def calibrate(
 def bench(
     networks: Annotated[list[str], typer.Argument(metavar="NETWORK...", help="timm:NAME, zoo:NAME, …")],
     device: Annotated[
-        str,
-        typer.Option("--device", help="a device file of tenfold calibrate; by default where that writes it"),
-    ] = DEFAULT,
-    shape: Annotated[str, typer.Option("--input", help="the input's shape, as 1x3x224x224")] = "1x3x224x224",
+        str | None,
+        typer.Option(
+            "--device",
+            help="a device file of tenfold calibrate; by default where that writes it, or, without --predict and such a "
+            "file, one thread of ONNX Runtime",
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input", help="the input's shape, as 1x3x224x224; left out: what each network was made for"
+        ),
+    ] = None,
     predict: Annotated[
         bool, typer.Option("--predict", help="hold the predictions against the measurements")
     ] = False,
@@ -70,37 +80,44 @@ def bench(
     """Time networks on this machine through the device's runtime, each twice and apart."""
     from tenfold.search.quantities import dimensions
 
-    sizes = dimensions(shape)
+    sizes = None if shape is None else list(dimensions(shape))
     check_writable("--json", json_file)
-    import torch
-
+    from tenfold.cli.inputs import drawn_inputs
     from tenfold.compress import load_network
-    from tenfold.cost import environment, is_predictable, profile, read_device
+    from tenfold.cost import Device, batch_size, environment, is_predictable, profile, read_device
     from tenfold.cost.prediction_check import checked, row_json, summary
     from tenfold.deploy.timing_networks import measure_twice, runner_of
     from tenfold.errors import DeviceError
 
-    target = read_device(device)
+    path = device or DEFAULT
+    untold = device is None and not predict and not Path(DEFAULT).exists()  # timing alone needs no file
+    target = Device() if untold else read_device(path)
     if target.calibration is None and predict:
-        raise DeviceError(f"{device} was never calibrated; --predict needs a file of tenfold calibrate")
+        raise DeviceError(f"{path} was never calibrated; --predict needs a file of tenfold calibrate")
     if target.kind != "cpu":
-        raise DeviceError(f"bench measures on this machine's CPU; {device} is a {target.kind} device")
-    inputs = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
-    counts, runners = {}, {}
+        raise DeviceError(f"bench measures on this machine's CPU; {path} is a {target.kind} device")
+    inputs, counts, runners = {}, {}, {}
     for network in networks:
         err.print(f"preparing {network}", highlight=False)
         model, _ = load_network(network, None)
-        counts[network] = profile(model, inputs)
-        runners[network] = runner_of(model, inputs, target)
-    times = measure_twice(runners, dict.fromkeys(runners, inputs), seconds)
-    figures: dict[str, Any] = {"device": target.title, "input": list(sizes), "environment": environment()}
+        inputs[network] = given = drawn_inputs(shape, model, network)
+        if predict:
+            counts[network] = profile(model, given)
+        runners[network] = runner_of(model, given, target)
+    times = measure_twice(runners, inputs, seconds)
+    figures: dict[str, Any] = {
+        "device": target.title,
+        "input": sizes,  # null: each network's own
+        "inputs": {name: _shapes(given) for name, given in inputs.items()},
+        "environment": environment(),
+    }
     if not predict:
         for name, (first, second) in times.items():
             _print(f"{name:<40} {first:9.3f} ms   again {second:9.3f} ms")
         figures["measured_ms"] = times
     else:
         checks = {
-            name: checked(name, counted, sizes[0], times[name], target)
+            name: checked(name, counted, batch_size(inputs[name]), times[name], target)
             for name, counted in counts.items()
             if is_predictable(counted)
         }
@@ -142,6 +159,13 @@ def _print_checks(
         f"the 90% interval held {found['coverage']:.0%} (a factor {found['interval_width']:.2f} either way); "
         f"the machine repeats itself within {found['repeat_error']:.1%}"
     )
+
+
+def _shapes(inputs: Inputs) -> list[list[int]]:
+    from tenfold.cost import as_args
+
+    args, kwargs = as_args(inputs)
+    return [list(tensor.shape) for tensor in (*args, *kwargs.values())]
 
 
 def _print(line: str) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from tenfold.cost import Inputs
+
 EXAMPLE = "1x3x224x224, 1x128:int64 or input_ids=1x128"
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int8", "uint8", "bool")
 TOKENS = 128  # in a sequence, where nothing says how many
@@ -45,6 +47,24 @@ def read_inputs(texts: Sequence[str], model: nn.Module, spec: str, batch: int | 
         sizes = (batch, *shape[1:]) if batch is not None else shape
         tensors.append(torch.zeros(sizes, dtype=dtype or _dtype(name, model), device=device))
     return dict(zip(names, tensors, strict=True)) if names else tuple(tensors)
+
+
+def drawn_inputs(shape: str | None, model: nn.Module, spec: str) -> Inputs:
+    """Inputs to run `model` on: of the shape in the option, else what the network named `spec` expects.
+
+    Floats are drawn from a normal distribution, the same at every call; integers are 0.
+    """
+    import torch
+
+    from tenfold.cost import map_inputs
+
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(zeros: torch.Tensor) -> torch.Tensor:
+        return zeros.normal_(generator=generator) if zeros.is_floating_point() else zeros
+
+    inputs = map_inputs(drawn, read_inputs([shape] if shape is not None else [], model, spec, None))
+    return inputs[0] if isinstance(inputs, tuple) and len(inputs) == 1 else inputs
 
 
 def _parsed(text: str) -> tuple[str | None, tuple[int, ...], torch.dtype | None]:

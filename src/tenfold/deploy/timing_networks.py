@@ -6,17 +6,16 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from tenfold.cost import Device, measure
+from tenfold.cost import Device, Inputs, measure
 from tenfold.cost.probing import settle_allocator
 from tenfold.deploy.artifact import Runner
 from tenfold.deploy.onnx_export import export_onnx
 from tenfold.deploy.runners import EagerRunner, OnnxRunner
 
 
-def runner_of(model: nn.Module, inputs: torch.Tensor, device: Device) -> Runner:
+def runner_of(model: nn.Module, inputs: Inputs, device: Device) -> Runner:
     """The network as the device's runtime runs it."""
     if device.runtime == "torch":
         return EagerRunner(model, device.threads)
@@ -27,7 +26,7 @@ def runner_of(model: nn.Module, inputs: torch.Tensor, device: Device) -> Runner:
 
 
 def measure_twice(
-    runners: dict[str, Runner], inputs: dict[str, torch.Tensor], seconds: float
+    runners: dict[str, Runner], inputs: dict[str, Inputs], seconds: float
 ) -> dict[str, list[float]]:
     """The median milliseconds of each, in two passes over all: what lies between shows what the machine does."""
     settle_allocator()
