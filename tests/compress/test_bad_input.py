@@ -14,12 +14,24 @@ from tenfold.compress.distill import Distill
 from tenfold.compress.factorize import Factorize
 from tenfold.compress.factorize import Share as Part
 from tenfold.compress.prune import Criterion, Free, Prune, Saliency, Scope, Sparsify, TwoOfFour
-from tenfold.compress.quantize import Average, Learned, Mode, Nearest, Quantize, QuantizeWeights
+from tenfold.compress.prune.graph import ChannelGraph
+from tenfold.compress.quantize import (
+    Average,
+    Learned,
+    Mode,
+    Nearest,
+    PerChannel,
+    Quantize,
+    QuantizeWeights,
+    export_program,
+)
 from tenfold.compress.quantize.gptq import inverse_factor
-from tenfold.compress.share import Scalar, Share
+from tenfold.compress.registry import TECHNIQUES, technique_name
+from tenfold.compress.share import Scalar, Share, Tie
+from tenfold.compress.shorten import Shorten
 from tenfold.cost import Device
 from tenfold.data import Task
-from tenfold.errors import DataError, NetworkError, RecipeError, TenfoldError
+from tenfold.errors import DataError, ExportError, NetworkError, RecipeError, TenfoldError
 
 
 class Net(nn.Module):
@@ -113,6 +125,49 @@ def test_weights_of_another_type_than_float32_are_told_by_it(
     assert [str(p)[: len(told)] for p in technique.preflight(task.model, task, Device())] == [told]
     with pytest.raises(NetworkError, match=told):
         technique.apply(task.model, task, Run())
+
+
+def test_what_is_quantised_already_is_told_so_by_every_technique_and_once_by_a_recipe() -> None:
+    task = task_of(drawn())
+    model = QuantizeWeights(4, PerChannel(), rounding=Nearest()).apply(task.model, task, Run()).model
+    told = "the network is already quantised; give the float network that it was made of"
+    techniques = [
+        Prune(0.5),
+        OBS,
+        Share(Scalar(4)),
+        Shorten(),
+        Tie(),
+        FROM_DATA["low rank"],
+        Distill(epochs=1),
+    ]
+    techniques += [Quantize(), QuantizeWeights()]
+    ours = {name for name, entry in TECHNIQUES.items() if isinstance(entry.home, str)}
+    assert {technique_name(technique) for technique in techniques} == ours
+    for technique in techniques:
+        assert [str(problem) for problem in technique.preflight(model, task, Device())] == [told]
+    task.model = model
+    with pytest.raises(RecipeError, match=f"^the recipe cannot be applied: {told}$"):
+        apply_recipe(Recipe((Prune(0.5), Distill(epochs=1))), task, Run())
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_what_pytorch_has_quantised_is_told_so_where_it_is_traced() -> None:
+    net = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 4)).eval()
+    packed = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    told = (
+        r"^the network is already quantised by torch\.ao\.quantization \(layer 0\); give the float network that it was "
+        "made of$"
+    )
+    with pytest.raises(ExportError, match=told):
+        export_program(packed, torch.zeros(2, 6))
+    with pytest.raises(NetworkError, match=told):
+        ChannelGraph.of(packed, torch.zeros(2, 6))
+    x, y = torch.zeros(8, 6), torch.arange(8) % 4
+    task = Task(packed, (x, y), (x, y))
+    assert re.match(told, str(QuantizeWeights().preflight(packed, task, Device())[0]))
+    assert Distill(epochs=1).preflight(packed, task, Device()) == []  # its norm may be trained
+    packed[1] = nn.Identity()
+    assert re.match(told, str(Distill(epochs=1).preflight(packed, task, Device())[0]))
 
 
 def test_obs_leaves_a_layer_that_is_never_called_and_says_so() -> None:

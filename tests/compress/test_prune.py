@@ -257,7 +257,9 @@ def test_preflight_names_what_is_wrong(resnet: Task) -> None:
 
     net = resnet.model
     assert "cannot trace Branching" in problems(Prune(), Branching(), 3, 4, 4)
-    assert "no channel can be pruned" in problems(Prune(), Bare(), 3, 4, 4)
+    bare = problems(Prune(), Bare(), 3, 4, 4)
+    assert "no channel can be pruned" in bare
+    assert " in its own forward is not known" in bare
     assert "did you mean 'layer1.1'" in problems(Prune(blocks=("layer1.11",)), net, 1, 8, 8)
     assert "only 4 are residual" in problems(Prune(blocks=9), net, 1, 8, 8)
     assert "nowhere*: matches no family" in problems(Prune(widths={"nowhere*": 0.5}), net, 1, 8, 8)

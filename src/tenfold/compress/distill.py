@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tenfold.compress.batches import asked_together, batch_for, held_out, training_bytes
 from tenfold.compress.passes import MIXED_PACE, MOST_LABELS, how_shown, may_mix, pace
-from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
+from tenfold.compress.technique import Applied, Json, Problem, Run, quantized, unrunnable
 from tenfold.compress.versions import Versions
 from tenfold.cost import Device, Inputs
 from tenfold.data import Split, Task
@@ -142,6 +142,8 @@ class Distill:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Nothing to train, a network in integers already, or hidden layers that do not exist."""
+        if already := quantized(model):
+            return already
         problems = []
         integer = next((name for name, tensor in model.state_dict().items() if _is_integer(tensor)), None)
         if integer is not None:

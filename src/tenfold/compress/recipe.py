@@ -23,7 +23,7 @@ from torch import nn
 
 from tenfold.coding import CodingError, short
 from tenfold.compress.registry import TECHNIQUES, technique_from, technique_name, technique_to_dict, undoing
-from tenfold.compress.technique import STAGE, Foreseeing, Json, Run, Technique, unrunnable
+from tenfold.compress.technique import STAGE, Foreseeing, Json, Run, Technique, quantized, unrunnable
 from tenfold.data import Task
 from tenfold.errors import RecipeError
 from tenfold.files import write_text
@@ -191,7 +191,7 @@ def _check(recipe: Recipe, task: Task, run: Run, model: nn.Module, start: int) -
 def _foreseen(recipe: Recipe, task: Task, run: Run, model: nn.Module, start: int) -> tuple[list[str], int]:
     """(the problems of the steps from `start` on, which `model` meets first; the place of the first not looked at)."""
     if recipe.steps[start:]:
-        problems = unrunnable(model, task)
+        problems = quantized(model) or unrunnable(model, task)
         if problems:
             return [str(problem) for problem in problems], len(recipe.steps)
     found: list[str] = []

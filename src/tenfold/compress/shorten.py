@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tenfold.compress.share.tying import stacks_of
-from tenfold.compress.technique import Applied, Json, Problem, Run, apart, misplaced
+from tenfold.compress.technique import Applied, Json, Problem, Run, apart, misplaced, quantized
 from tenfold.cost import Device, Inputs, call
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -40,6 +40,8 @@ class Shorten:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """No stack of equal layers, or patterns that match none."""
+        if already := quantized(model):
+            return already
         found = [name for name, _ in stacks_of(model)]
         problems = [
             Problem(pattern, f"matches no stack of equal layers{nearest(pattern, found)}")

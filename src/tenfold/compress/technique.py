@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from tenfold.compress.quantized import already_quantized
 from tenfold.cost import Device, Inputs, as_args, map_inputs
 from tenfold.data import Task
 from tenfold.data.checks import evaluated
@@ -107,6 +108,12 @@ class Run:
                 "target_latency needs a runtime to measure by: use `tenfold apply`, or give Run(latency=…)"
             )
         return self.latency
+
+
+def quantized(model: nn.Module) -> list[Problem]:
+    """That the network is quantised already, where that is so: every preflight asks it first."""
+    text = already_quantized(model)
+    return [Problem("", text)] if text else []
 
 
 def unrunnable(model: nn.Module, task: Task) -> list[Problem]:

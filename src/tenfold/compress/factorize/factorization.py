@@ -15,7 +15,7 @@ from tenfold.compress.factorize.forms import Form, Kernels, Linears, Spectra, fo
 from tenfold.compress.factorize.moments import Moments
 from tenfold.compress.factorize.ranks import Cost, Energy, Share, Vbmf, energy_for_cost, rank_for, vbmf_rank
 from tenfold.compress.factorize.structure import CONVOLUTIONS, Layer, Price, price
-from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, unrunnable
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, quantized, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, OutOfTime, RecipeError
@@ -69,6 +69,8 @@ class Factorize:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Patterns that match no layer, layers named that cannot be replaced, nothing to do, a share out of reach."""
+        if already := quantized(model):
+            return already
         names = [name for name, _ in model.named_modules() if name]
         problems = [
             Problem(pattern, "no layer has a name like this in Factorize.layers")

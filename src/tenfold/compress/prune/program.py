@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from tenfold.compress.quantized import packed_by_torch
 from tenfold.compress.technique import apart
 from tenfold.cost import Inputs, as_args
 from tenfold.errors import NetworkError
@@ -83,6 +84,7 @@ class Program:
             reason = (str(error).strip().splitlines() or [""])[0]
             raise NetworkError(
                 apart(model, inputs)
+                or packed_by_torch(model)
                 or f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {reason}"
             ) from error
         finally:

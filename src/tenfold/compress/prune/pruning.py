@@ -17,7 +17,7 @@ from tenfold.compress.prune.blocks import block_sensitivity, drop_blocks, residu
 from tenfold.compress.prune.graph import ChannelGraph, Family, Kept
 from tenfold.compress.prune.importance import Criterion, Scores, importance, present
 from tenfold.compress.prune.narrowing import Narrowing
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, quantized
 from tenfold.cost import Device, Inputs, call
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -86,6 +86,8 @@ class Prune:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """A network that cannot be traced, nothing to prune, unknown blocks and patterns, an unreachable target."""
+        if already := quantized(model):
+            return already
         try:
             graph = ChannelGraph.of(model, task.zeros(TRACED_BATCH))
         except NetworkError as error:
@@ -347,7 +349,8 @@ def _flat(graph: ChannelGraph) -> Scores:
 def _reasons(graph: ChannelGraph) -> str:
     """Why channels are held, for a message."""
     reasons: list[Any] = [
-        f"the operator {name} in {', '.join(sorted(at))} is not known" for name, at in graph.unknown.items()
+        f"the operator {name} in {', '.join(sorted(layer or 'its own forward' for layer in at))} is not known"
+        for name, at in graph.unknown.items()
     ]
     reasons += [f"{name}: {why}" for name, why in graph.frozen.items()]
     return ": " + "; ".join(reasons[:3]) if reasons else ""

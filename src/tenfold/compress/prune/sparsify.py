@@ -24,7 +24,7 @@ from tenfold.compress.prune.masks import M, keep_largest, keep_largest_of_all, k
 from tenfold.compress.prune.obs import damped_inverse, least_of_rows, surgeon, two_of_four
 from tenfold.compress.prune.permutation import permuted
 from tenfold.compress.prune.pruning import TRACED_BATCH, Scope, channel_graph
-from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, unrunnable
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, quantized, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, OutOfTime
@@ -111,6 +111,8 @@ class Sparsify:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Patterns that match nothing, layers that cannot take the pattern, weights that are not finite."""
+        if already := quantized(model):
+            return already
         problems = unmatched(model, self.layers)
         chosen, skipped = self._chosen(model)
         if not chosen and not problems:

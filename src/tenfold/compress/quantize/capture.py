@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
+from tenfold.compress.quantized import packed_by_torch
 from tenfold.compress.technique import apart
 from tenfold.cost import Inputs, as_args, map_inputs
 from tenfold.errors import ExportError
@@ -57,7 +58,7 @@ def export_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
                 model, args, kwargs, dynamic_shapes=args_shapes or kwargs_shapes, strict=False
             )
     except Exception as error:
-        raise ExportError(apart(model, inputs) or _why(model, error)) from error
+        raise ExportError(apart(model, inputs) or packed_by_torch(model) or _why(model, error)) from error
 
 
 def two_examples(tensor: Tensor) -> Tensor:

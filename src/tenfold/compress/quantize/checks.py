@@ -5,18 +5,13 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from tenfold.compress.quantize.insert import ROOT
 from tenfold.compress.quantize.simplify import capture_folded
+from tenfold.compress.quantized import already_quantized, is_quantized, packed_by_torch
 from tenfold.compress.technique import Problem
 from tenfold.cost import Inputs
 from tenfold.errors import NetworkError
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-def is_quantized(model: nn.Module) -> bool:
-    """Was this module made by `Quantize`?"""
-    return any(name.startswith(f"{ROOT}.") for name, _ in model.named_buffers())
 
 
 def check_finite(model: nn.Module) -> None:
@@ -31,7 +26,9 @@ def check_finite(model: nn.Module) -> None:
 def without_layers(model: nn.Module) -> list[Problem]:
     """That there is no layer to quantise, or none of the type that is quantised, where that is so."""
     if not any(isinstance(module, LAYERS) for module in model.modules()):
-        return [Problem("", "it has no convolution and no linear layer to quantise")]
+        return [
+            Problem("", packed_by_torch(model) or "it has no convolution and no linear layer to quantise")
+        ]
     try:
         check_type(model)
     except NetworkError as error:
@@ -57,5 +54,5 @@ def check_type(model: nn.Module) -> None:
 def captured(model: nn.Module, inputs: Inputs) -> fx.GraphModule:
     """The network as one flat graph with its batch norms folded; `NetworkError` for a quantised one."""
     if is_quantized(model):
-        raise NetworkError("the network is already quantised; quantise the float network instead")
+        raise NetworkError(already_quantized(model))
     return capture_folded(model, inputs)

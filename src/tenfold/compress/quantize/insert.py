@@ -16,8 +16,8 @@ from tenfold.compress.quantize.grid import PerChannel, PerTensor, ZeroPoint
 from tenfold.compress.quantize.layers import Layer, convolution_arguments, layer_of, leaders
 from tenfold.compress.quantize.ops import LEVELS
 from tenfold.compress.quantize.plan import Plan, clamp_bounds, kind
+from tenfold.compress.quantized import ROOT
 
-ROOT = "int8"  # every integer and scale is a buffer below this name
 OPS = torch.ops.tenfold
 
 

@@ -16,7 +16,7 @@ from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware_static import train_static
 from tenfold.compress.quantize.bias import correct_biases, output_means
 from tenfold.compress.quantize.capture import attribute, shape_of
-from tenfold.compress.quantize.checks import captured, check_finite, check_type, is_quantized, without_layers
+from tenfold.compress.quantize.checks import captured, check_finite, check_type, without_layers
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.examples import LARGEST_INPUT, correction_inputs, timed_batches
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
@@ -40,7 +40,7 @@ from tenfold.compress.quantize.stored import (
 )
 from tenfold.compress.quantize.tables import insert_tables
 from tenfold.compress.quantize.two_level import SMALLEST_GROUP
-from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, quantized
 from tenfold.cost import Device, Inputs, has_int8_dot_product
 from tenfold.data import Split, Task
 from tenfold.errors import RecipeError, TenfoldError
@@ -169,8 +169,8 @@ class Quantize:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, nothing to quantise, a quantised network, patterns that match no layer."""
-        if is_quantized(model):
-            return [Problem("", "the network is already quantised; quantise the float network instead")]
+        if already := quantized(model):
+            return already
         problems = misplaced(model, task) or [
             Problem(name, "its values hold NaN or infinity; train or load the network again")
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]

@@ -15,7 +15,7 @@ from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware import train_aware
 from tenfold.compress.quantize.bits import bits_by_layer
 from tenfold.compress.quantize.capture import attribute, rebuilt
-from tenfold.compress.quantize.checks import captured, check_finite, check_type, is_quantized, without_layers
+from tenfold.compress.quantize.checks import captured, check_finite, check_type, without_layers
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.examples import BATCH, LARGEST_INPUT, correction_inputs
 from tenfold.compress.quantize.grid import BITS, Granularity, Grid, PerGroup, ZeroPoint
@@ -28,7 +28,7 @@ from tenfold.compress.quantize.ranges import fit_grid
 from tenfold.compress.quantize.rounding import Gptq, Rounding
 from tenfold.compress.quantize.walk import Target, Walk, packed_targets
 from tenfold.compress.quantize.weight_insert import Form
-from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced
+from tenfold.compress.technique import Applied, Json, Problem, Run, misplaced, quantized
 from tenfold.cost import Device, Inputs, batch_size, map_inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -69,8 +69,8 @@ class QuantizeWeights:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
-        if is_quantized(model):
-            return [Problem("", "the network is already quantised; quantise the float network instead")]
+        if already := quantized(model):
+            return already
         problems = misplaced(model, task) or [
             Problem(name, "its values hold NaN or infinity; train or load the network again")
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]

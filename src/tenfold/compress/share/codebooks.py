@@ -15,7 +15,7 @@ from tenfold.compress.coded import MOST_BITS, VECTORS
 from tenfold.compress.healing import heal
 from tenfold.compress.layers import Weighted, not_finite, parametrized, unmatched, weighted_layers
 from tenfold.compress.share.kmeans import kmeans
-from tenfold.compress.technique import Applied, Json, Problem, Run, unrunnable
+from tenfold.compress.technique import Applied, Json, Problem, Run, quantized, unrunnable
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, OutOfTime
@@ -87,6 +87,8 @@ class Share:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """Patterns that match nothing, vectors that do not divide a layer, weights that are not finite."""
+        if already := quantized(model):
+            return already
         problems = unmatched(model, self.layers)
         chosen, skipped = self._chosen(model)
         problems += [Problem(name, skipped[name]) for name in self.layers if name in skipped]

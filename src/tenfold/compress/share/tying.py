@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.compress.technique import Applied, Json, Problem, Run
+from tenfold.compress.technique import Applied, Json, Problem, Run, quantized
 from tenfold.cost import Device, Inputs
 from tenfold.data import Task
 from tenfold.errors import NetworkError, RecipeError
@@ -49,6 +49,8 @@ class Tie:
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
         """No stack, patterns that match none, stacks that are no deeper than `groups`."""
+        if already := quantized(model):
+            return already
         found = stacks_of(model)
         problems = [
             Problem(
