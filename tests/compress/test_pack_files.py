@@ -370,3 +370,33 @@ def test_the_commands_pack_and_unpack(
     assert read_structure(tmp_path / "d/structure.json").inputs.zeros().shape == (1, 64)
     assert run("pack", str(folder), str(tmp_path / "c.pack"), "--bits", "4") == 1
     assert "--bits needs --data" in capsys.readouterr().err
+
+
+def test_bits_that_a_network_cannot_have_are_told_by_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "bits_to_pack.py").write_text(
+        "import torch\nfrom torch import nn\nfrom pack_networks import wide\n\n"
+        "def data():\n    return {'train': (torch.zeros(30, 3, 12, 12), torch.arange(30) % 5)}\n\n"
+        "def bare():\n    return nn.Sequential(nn.AvgPool2d(12), nn.Flatten(), nn.PReLU(3))\n"
+    )
+    saved(tmp_path / "a", QuantizeWeights(5, PerChannel(), rounding=Nearest()))
+    for arguments, told in (
+        (
+            "a --base bits_to_pack:wide",
+            "a is quantised already; pack it as it is, without --bits and --data, or",
+        ),
+        (
+            "bits_to_pack:bare",
+            "bits_to_pack:bare cannot be quantised: it has no convolution and no linear layer",
+        ),
+    ):
+        network, *rest = arguments.split()
+        with pytest.raises(SystemExit) as left:
+            main(["pack", network, "a.pack", "--bits", "4", "--data", "bits_to_pack:data", *rest])
+        assert left.value.code == 1
+        error = capsys.readouterr().err
+        assert f"--bits 4: {told}" in error
+        assert "recipe" not in error

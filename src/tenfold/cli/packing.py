@@ -128,9 +128,22 @@ def _quantised(
     from tenfold.cli.options import read_task
     from tenfold.compress import Recipe, Run, apply_recipe, save
     from tenfold.compress.quantize import PerChannel, QuantizeWeights
+    from tenfold.compress.technique import quantized, unrunnable
+    from tenfold.errors import PackError
 
-    task = read_task(network, data, "accuracy", image_size, base)
+    task, technique = (
+        read_task(network, data, "accuracy", image_size, base),
+        QuantizeWeights(bits, PerChannel()),
+    )
+    if quantized(task.model):
+        raise PackError(
+            f"--bits {bits}: {network} is quantised already; pack it as it is, without --bits and --data, or give the "
+            "float network that it was made of"
+        )
+    problems = unrunnable(task.model, task) or technique.preflight(task.model, task, Run().device)
+    if problems:
+        raise PackError(f"--bits {bits}: {network} cannot be quantised: {'; '.join(map(str, problems))}")
     with err.status("quantising …") as status:
         run = Run(progress=lambda done, what: status.update(f"{done:4.0%} {what}"))
-        model, steps = apply_recipe(Recipe((QuantizeWeights(bits, PerChannel()),)), task, run)
+        model, steps = apply_recipe(Recipe((technique,)), task, run)
     return save(folder, model, steps, inputs=task.example(1), base=task.base)
