@@ -57,6 +57,26 @@ def test_nan_in_a_weight_or_a_buffer() -> None:
         check_task(make(net().to("meta")))
 
 
+@pytest.mark.parametrize(
+    ("weights", "inputs", "advice"),
+    [
+        (torch.float16, torch.float32, "the network's weights are float16: convert it by .float()"),
+        (torch.float32, torch.float16, "the network's weights are float32: convert the data by .float()"),
+        (
+            torch.float16,
+            torch.float64,
+            "the network's weights are float16: convert it and the data by .float()",
+        ),
+    ],
+)
+def test_a_network_and_data_of_two_types(weights: torch.dtype, inputs: torch.dtype, advice: str) -> None:
+    x, y = data()
+    with pytest.raises(NetworkError) as told:
+        check_task(make(net().to(weights), (x.to(inputs), y)))
+    assert "layer '0' raised RuntimeError: " in str(told.value)
+    assert str(told.value).endswith(f"; {advice}")
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_in_the_data(split: str, value: float) -> None:

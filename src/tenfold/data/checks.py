@@ -143,6 +143,7 @@ def evaluated(model: nn.Module, inputs: Inputs) -> Tensor:
             where = f"layer {running[-1]!r}" if running[-1] else "its own forward"
             raise NetworkError(
                 f"the network does not run on {_shapes(inputs)}: {where} raised {described(error)}"
+                f"{_conversion(model, inputs)}"
             ) from error
         raise
     finally:
@@ -150,6 +151,18 @@ def evaluated(model: nn.Module, inputs: Inputs) -> Tensor:
             handle.remove()
         for module, training in modes.items():
             module.training = training
+
+
+def _conversion(model: nn.Module, inputs: Inputs) -> str:
+    """Of which type the weights are, and what to convert, where no floating-point input is of that type; else ""."""
+    args, kwargs = as_args(inputs)
+    given = {tensor.dtype for tensor in (*args, *kwargs.values()) if tensor.is_floating_point()}
+    own = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if not given or not own or not given.isdisjoint(own):
+        return ""
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in own))
+    others = [what for what, types in (("it", own), ("the data", given)) if torch.float32 not in types]
+    return f"; the network's weights are {names}: convert {' and '.join(others)} by .float()"
 
 
 def _detached(tensor: Tensor) -> Tensor:
