@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,23 @@ def test_layers_that_stay_float_are_left_as_they_are() -> None:
 def test_what_does_not_go_together_is_refused(given: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Quantize(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [{"group": 64}, {"rounding": Nearest()}])
+def test_what_without_stored_bits_has_no_effect_is_refused_before_work_and_loads_where_it_was_saved(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    technique, model = Quantize(**given), seeded(Residual)
+    task = task_of(model, images(24))
+    (problem,) = technique.preflight(model, task, Device())
+    assert "group and rounding are those of stored_bits" in str(problem)
+    applied = technique.apply(model, task, Run())  # as a network of before was made
+    save(tmp_path / "a", applied.model, [Step(technique, applied.resolved)], inputs=images(2))
+    x = images(4)
+    assert torch.equal(
+        answers(load(tmp_path / "a", base=lambda: seeded(Residual)), x), answers(applied.model, x)
+    )
+    assert not Quantize(stored_bits=4, **given).preflight(model, task, Device())
 
 
 def test_a_resolved_step_that_does_not_fit_is_refused() -> None:

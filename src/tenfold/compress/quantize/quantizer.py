@@ -70,9 +70,9 @@ class Quantize:
 
     With `stored_bits`, 2 to 7, or `Average(bits)` for a width of each layer's own, files hold weights of so many bits,
     rounded by `rounding` on grids of two levels (`tenfold.compress.quantize.two_level`): groups of up to `group`
-    inputs, 8 at least, have scales that are whole multiples of their channel's. ONNX Runtime expands them to int8 when it loads the
-    file, and is as fast as ever. 4 bits are known as W4A8. Eight bits stay: weights that something else than layers
-    reads, embedding tables, and the convolutions of the dynamic mode.
+    inputs, 8 at least, have scales that are whole multiples of their channel's. ONNX Runtime expands them to int8 when
+    it loads the file, and is as fast as ever. 4 bits are known as W4A8. Eight bits stay: weights that something else
+    than layers reads, embedding tables, and the convolutions of the dynamic mode.
     """
 
     mode: Mode = Mode.STATIC
@@ -139,10 +139,6 @@ class Quantize:
             )
         bits = self.stored_bits
         if bits is None:
-            if (self.group, self.rounding) != (GROUP, Gptq()):
-                raise ValueError(
-                    "Quantize: group and rounding are of stored_bits: give those too, or leave both out"
-                )
             return
         if not isinstance(bits, Average) and (type(bits) is not int or bits not in NARROW):
             raise ValueError(
@@ -168,7 +164,7 @@ class Quantize:
                 raise ValueError(f"Quantize: stored_bits {text}")
 
     def preflight(self, model: nn.Module, task: Task, target: Device) -> list[Problem]:
-        """Weights that are not finite, nothing to quantise, a quantised network, patterns that match no layer."""
+        """Weights that are not finite, nothing to quantise, a quantised network, options and patterns of no effect."""
         if already := quantized(model):
             return already
         problems = misplaced(model, task) or [
@@ -178,6 +174,10 @@ class Quantize:
         ]
         if target.runtime != "onnxruntime":
             text = f"INT8 runs in onnxruntime; {target.runtime} would compute its floats, slower than before"
+            problems.append(Problem("", text))
+        if self.stored_bits is None and (self.group, self.rounding) != (GROUP, Gptq()):
+            # Not when it is made: networks saved with such a step must load.
+            text = "group and rounding are those of stored_bits: give those too, or leave both out"
             problems.append(Problem("", text))
         problems += without_layers(model)
         try:

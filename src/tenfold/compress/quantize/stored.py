@@ -149,7 +149,7 @@ def check_storable(
         return
     raise RecipeError(
         f"quantize: stored_bits are of no use: {share:.0%} of the weights can be stored in them; something else reads "
-        "the others, or they are of convolutions, which only the mode static stores so"
+        "the others, or they are of convolutions, which only the mode static stores so: leave stored_bits out"
     )
 
 
