@@ -26,7 +26,7 @@ from tenfold.compress.quantize.rounding import (
     round_to_nearest,
 )
 from tenfold.compress.quantize.spans import Span, Values, compute, take
-from tenfold.compress.quantize.walk import Target, Walk
+from tenfold.compress.quantize.walk import Effort, Target, Walk
 
 STRETCH, LOW = 1.2, -0.1  # ζ − γ and γ
 FIRST_BETA, LAST_BETA, FREE = 20.0, 2.0, 0.2  # of the steps are free of the term that drives h to 0 and 1
@@ -130,7 +130,9 @@ def _learn(
         [{"params": [layer.v for layer in layers], "lr": rate}, {"params": list(shifts.values()), "lr": 1e-3}]
     )
     generator = torch.Generator().manual_seed(walk.seed)
-    work = walk.work_of([layer.target for layer in layers])
+    # Of the span's work the codes that it began with are done, and ask for no more of the time left.
+    work = sum(layer.target.rounding_work(0, Effort(shown=rounding.effort.shown)) for layer in layers)
+    walk.done += walk.work_of([layer.target for layer in layers]) - work
     began, seconds = time.monotonic(), walk.seconds_for(work) * TIME_SHARE
     order: list[int] = []
     for step in range(rounding.steps):

@@ -147,9 +147,10 @@ def codes_by_gptq(
     # Each refinement only where what it learns on one half holds on the other.
     best, least = tried[damping], errors[damping]
     following = codes(first, damping, True)
-    follow = error(following[1]) < least
+    err = error(following[1])
+    follow = err < least
     if follow:
-        best, least = following, error(following[1])
+        best, least = following, err
     again = error(descended(*best, first.rounded, grid, damping=damping)) < least
     towards, found = codes(whole, damping, follow)
     return grid, descended(towards, found, whole.rounded, grid, damping=damping) if again else found

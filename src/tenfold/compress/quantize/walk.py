@@ -32,7 +32,7 @@ Progress = Callable[[float, str], None]  # the share of the work that is done, a
 
 @dataclass(frozen=True)
 class Effort:
-    """What rounding a layer asks for: Hessians that are factored so often (`factorings`), and examples `shown` to learn from."""
+    """What rounding a layer asks for: how often Hessians are factored (`factorings`), and examples `shown` to learn from."""
 
     factorings: int = 0
     shown: int = 0
@@ -80,8 +80,10 @@ class Target:
 
         A factor of an inverse takes ⅔ K³ for the K inputs of a group, and the codes that go with it 1½ K² for each output.
         The layer itself runs for both networks, and for both again where its bias is corrected; sums over inputs take K²
-        at each place, and learning runs forth and back. Those are of float32, which is twice as fast.
+        at each place, and learning runs forth and back. Those are of float32, which is twice as fast. A `tied` layer has
+        no codes of its own to find, and runs alone.
         """
+        effort = Effort() if self.tied else effort
         outputs, width = self.matrix.shape
         groups = groups_of(self.layer)
         of_one = groups * width**2 * (2 / 3 * width + 1.5 * outputs / groups)
@@ -151,6 +153,7 @@ class Walk:
         with torch.no_grad():
             for index, span in enumerate(self.spans):
                 targets = [self.by_node[node] for node in span.nodes if node in self.by_node]
+                before = self.done
                 exact = self.stream(span, self.exact, self.exact_given)
                 untied = [target for target in targets if not target.tied]
                 if untied:
@@ -167,7 +170,7 @@ class Walk:
                 for target in targets:
                     if last_unpacked[target.unpacking] == index:
                         self.rounded_given.pop(target.unpacking, None)
-                self.done += self.work_of(targets)
+                self.done = before + self.work_of(targets)
 
     def tell(self, name: str, share: float = 0.0, work: float = 0.0) -> None:
         """Say how far the walk is, a `share` of the coming `work` included; `OutOfTime` where time has run out."""
