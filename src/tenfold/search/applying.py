@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -14,21 +15,25 @@ from tenfold.compress.distill import Distill, Matching
 from tenfold.cost import Device, measure
 from tenfold.data import Task, check_alike, check_task, checked_score
 from tenfold.deploy import Verification, deploy_onnx
-from tenfold.errors import OutputError, RecipeError, TenfoldError, memory_reported
+from tenfold.errors import OutputError, RecipeError, memory_reported
 from tenfold.files import beside
+from tenfold.naming import described
 from tenfold.search.clock import Report, silent
-from tenfold.search.scoring import Runner, answers_on
+from tenfold.search.scoring import answers_on
 from tenfold.search.serving import FILES, serve, verified
 from tenfold.training import joint_teacher, place_for, training_place
 
 LATENCY_SECONDS = 1.5
+# Scoring the original may take so long, or so many times what scoring the result took.
+ORIGINAL_SECONDS, ORIGINAL_TIMES = 60.0, 5.0
 
 
 @dataclass(frozen=True)
 class Made:
     """What a recipe made: its folder, the bytes of the ONNX file, how it was verified and how it scores.
 
-    `original_bytes` and `original_score` are those of the network it was made of; None where that cannot be exported.
+    `original_bytes` and `original_score` are those of the network it was made of; where one is None, `original_untold`
+    says why.
     """
 
     folder: Path
@@ -37,16 +42,21 @@ class Made:
     validation_score: float
     original_bytes: int | None = None
     original_score: float | None = None
+    original_untold: str = ""
 
     def summary(self) -> str:
-        """Three lines for a terminal."""
+        """Three lines for a terminal, and one more where the original could not be scored."""
         size, score = f"{self.size_bytes:,} bytes of ONNX", f"{self.validation_score:.4f} on validation"
-        if self.original_bytes is not None and self.original_score is not None:
+        if self.original_bytes is not None:
             times = self.original_bytes / self.size_bytes
             size += f" (the original {self.original_bytes:,}: {times:.2f} times as many)"
+        if self.original_score is not None:
             score += f" (the original {self.original_score:.4f})"
-        files = f"{self.folder}: {', '.join(FILES)}"
-        return f"{files}\n{size}, {score}\nthe ONNX file against this network in PyTorch: {self.verification.text}"
+        untold = f"\nthe original was not scored: {self.original_untold}" if self.original_untold else ""
+        return (
+            f"{self.folder}: {', '.join(FILES)}\n{size}, {score}\n"
+            f"the ONNX file against this network in PyTorch: {self.verification.text}{untold}"
+        )
 
 
 def apply_to_folder(
@@ -93,34 +103,47 @@ def apply_to_folder(
         artifact = serve(working, model, steps, recipe, task, extra)
         runner = artifact.session(device.threads)
         checked = verified(model, runner, task)
-        score = _score(runner, task, lambda done: report("scoring", done, "validation"))
+        began = time.monotonic()
+        found = answers_on(runner, task.validation, lambda done: report("scoring", done, "validation"))
+        assert found is not None  # for there is no limit on the time
+        assert callable(task.metric)  # `Task` looks names up
+        score = checked_score(task.metric, found.outputs, found.targets)
+        seconds = max(ORIGINAL_SECONDS, ORIGINAL_TIMES * (time.monotonic() - began))
         size = artifact.size_bytes
-        before = _of_the_original(task, device, lambda done: report("scoring", done, "the original"))
         if folder.exists():
             folder.rmdir()
         working.chmod(0o755)
         working.rename(folder)
-    return Made(folder, size, checked, score, *before)
+    return _beside_the_original(Made(folder, size, checked, score), task, device, seconds, report)
 
 
-def _score(runner: Runner, task: Task, progress: Callable[[float], None]) -> float:
-    """On the validation examples."""
-    found = answers_on(runner, task.validation, progress)
-    assert found is not None  # for there is no limit on the time
-    assert callable(task.metric)  # `Task` looks names up
-    return checked_score(task.metric, found.outputs, found.targets)
+def _beside_the_original(made: Made, task: Task, device: Device, seconds: float, report: Report) -> Made:
+    """`made` with the bytes of `task.model` exported to ONNX and its score, or with why there are none.
 
-
-def _of_the_original(
-    task: Task, device: Device, progress: Callable[[float], None]
-) -> tuple[int | None, float | None]:
-    """The bytes of `task.model` exported to ONNX and its score, which nothing rests on: None where there are none."""
-    with tempfile.TemporaryDirectory(prefix="tenfold-original-") as folder:
-        try:
-            artifact = deploy_onnx(task.model, task.example(2), Path(folder, "model.onnx"))
-            return artifact.size_bytes, _score(artifact.session(device.threads), task, progress)
-        except TenfoldError:
-            return None, None
+    Nothing rests on these: what goes wrong, an interruption too, leaves them out, for the network is finished.
+    """
+    size = None
+    try:
+        with beside(made.folder) as working:
+            report("original", 0.0, "exporting it, to compare")
+            artifact = deploy_onnx(task.model, task.example(2), working / "model.onnx")
+            size = artifact.size_bytes
+            found = answers_on(
+                artifact.session(device.threads),
+                task.validation,
+                lambda done: report("original", done, "validation"),
+                seconds,
+            )
+            if found is not None:
+                assert callable(task.metric)
+                score = checked_score(task.metric, found.outputs, found.targets)
+                return replace(made, original_bytes=size, original_score=score)
+            untold = f"it would take more than {seconds:.0f} s"
+    except KeyboardInterrupt:
+        untold = "interrupted"
+    except Exception as error:
+        untold = described(error)
+    return replace(made, original_bytes=size, original_untold=untold)
 
 
 def _check_teaching(recipe: Recipe, task: Task, teachers: Mapping[str, nn.Module], trains: bool) -> None:
