@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import json
 import time
@@ -51,7 +52,7 @@ from tenfold.compress.quantize import (
 from tenfold.compress.share import Partition, Product, Scalar, Share, Tie
 from tenfold.compress.share.tying import stacks_of
 from tenfold.compress.shorten import Shorten, without
-from tenfold.cost import call, measure, paired_difference_interval, ratio
+from tenfold.cost import call, environment, measure, paired_difference_interval, ratio
 from tenfold.data import Task, load_data, task_from
 from tenfold.deploy import OnnxRunner, deploy_onnx, verify
 from tenfold.files import write_json
@@ -303,6 +304,13 @@ def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: order.index((row["technique"], row["variant"])))
 
 
+def added(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The figures of `before` with the rows of `found`, each of which says of itself when and where it was measured."""
+    own = {"date": datetime.date.today().isoformat(), "environment": environment()}
+    own |= {key: found[key] for key in ("runtime", "cpu", "original")}
+    return {**before, "rows": in_order([*before["rows"], *({**row, **own} for row in found["rows"])])}
+
+
 def show(figures: dict[str, Any]) -> None:
     table = [
         [
@@ -346,9 +354,6 @@ def main() -> None:
     known = {(row["technique"], row["variant"]) for row in before["rows"]}
     missing = [row for row in ROWS if (row.technique, row.variant) not in known]
     found = compared(options.folder, options.seconds, options.lock, missing)
-    if options.missing:
-        found["original"] = before["original"]
-        found["rows"] = in_order([*before["rows"], *found["rows"]])
     figures = {
         "network": NETWORK.removeprefix("zoo:"),
         "data": f"{SCORED:,} test images",
@@ -356,6 +361,8 @@ def main() -> None:
         "cpu": int8_note(),
         **found,
     }
+    if options.missing:
+        figures = added(before, figures)
     show(figures)
     write_result(options.result, figures)
     SHIPPED.parent.mkdir(exist_ok=True)

@@ -46,3 +46,16 @@ def test_every_technique_is_listed_with_what_is_known_of_it() -> None:
     for entry in entries:
         assert entry["technique"] in text
         assert bool(entry["results"]) != (entry["technique"] in unknown.split(", "))
+
+
+def test_rows_that_were_measured_elsewhere_are_told_by_name() -> None:
+    """How much faster INT8 is depends on the processor, so that no row may go under the name of another's."""
+    row = known_results()[0]["results"][0] | {"processor": "one CPU", "date": "2026-01-01"}
+    other = row | {"variant": "added", "processor": "another CPU", "date": "2026-01-02"}
+    console = Console(width=400, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    entry = {"technique": "x", "text": "", "results": [row, row | {"variant": "second"}, other]}
+    console.print(techniques_table([entry], []))
+    text = console.export_text()
+    assert "one CPU, 2026-01-01. added: " in text
+    assert "another CPU, 2026-01-02, against the original there." in text
+    assert "second:" not in text

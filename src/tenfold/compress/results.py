@@ -14,7 +14,8 @@ def known_results() -> list[Json]:
 
     A result is a row of a file in `measured/`, which `benchmarks/compress` writes: `variant`, `network`, `runtime`,
     `file_bytes` and `folder_bytes` with `times_smaller` of each, `times_faster` and `drop` with their 95% intervals,
-    `score`, and the trivial `baseline` of the same size (None where there is none).
+    `score`, and the trivial `baseline` of the same size (None where there is none). `date` and `processor` are those
+    of the file, or the row's own where it was added later.
     """
     rows: dict[str, list[Json]] = {}
     folder = files("tenfold.compress") / "measured"
@@ -25,7 +26,8 @@ def known_results() -> list[Json]:
         result = json.loads(entry.read_text(encoding="utf-8"))
         shared = {key: result[key] for key in ("network", "data", "runtime", "date")}
         for row in result["rows"]:
-            rows.setdefault(row["technique"], []).append({**shared, **row})
+            processor = row.get("environment", result["environment"])["cpu"]
+            rows.setdefault(row["technique"], []).append({**shared, "processor": processor, **row})
     return [
         {"technique": name, "text": summary(name), "results": rows.get(name, [])}
         for name in sorted(TECHNIQUES)

@@ -22,7 +22,7 @@ def techniques_table(entries: Sequence[dict[str, Any]], recipes: Sequence[tuple[
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "technique" else "right")
-    measured: dict[str, None] = {}
+    measured: dict[str, list[str]] = {}
     without: list[str] = []
     for entry in entries:
         if not entry["results"]:
@@ -30,12 +30,13 @@ def techniques_table(entries: Sequence[dict[str, Any]], recipes: Sequence[tuple[
             continue
         table.add_row(Text(entry["technique"], style="bold"))
         for row in entry["results"]:
-            measured[f"{row['network']} on {row['data']}, {row['runtime']}, {row['date']}"] = None
+            how = f"{row['network']} on {row['data']}, {row['runtime']}, {row['processor']}, {row['date']}"
+            measured.setdefault(how, []).append(row["variant"])
             table.add_row(*_cells(row))
     notes = [
         "file: times smaller than the fp32 export as the runtime takes it; stored: the saved network (weights and "
         "structure) against the saved original; faster: 1.00 is no gain. Baseline: the trivial way to the same size.",
-        *(f"Measured: {text}." for text in measured),
+        *_measured(measured),
     ]
     parts: list[RenderableType] = [table, Text(" ".join(notes), style="dim")] if table.rows else []
     if without:
@@ -46,6 +47,14 @@ def techniques_table(entries: Sequence[dict[str, Any]], recipes: Sequence[tuple[
             listed.add_row(Text(name, style="bold", no_wrap=True), Text(text))
         parts.append(Padding(listed, 0))
     return Group(*parts)
+
+
+def _measured(measured: dict[str, list[str]]) -> list[str]:
+    """How the rows were measured: that of the most, and by name those that were measured otherwise."""
+    most, *others = sorted(measured, key=lambda how: -len(measured[how])) or [""]
+    texts = [f"Measured: {most}"] if most else []
+    texts += [f"{'; '.join(measured[how])}: {how}, against the original there" for how in others]
+    return [f"{text}." for text in texts]
 
 
 def _cells(row: dict[str, Any]) -> list[Text]:
