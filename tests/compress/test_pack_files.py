@@ -380,6 +380,7 @@ def test_bits_that_a_network_cannot_have_are_told_by_the_option(
     (tmp_path / "bits_to_pack.py").write_text(
         "import torch\nfrom torch import nn\nfrom pack_networks import wide\n\n"
         "def data():\n    return {'train': (torch.zeros(30, 3, 12, 12), torch.arange(30) % 5)}\n\n"
+        "def packed():\n    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)))\n\n"
         "def bare():\n    return nn.Sequential(nn.AvgPool2d(12), nn.Flatten(), nn.PReLU(3))\n"
     )
     saved(tmp_path / "a", QuantizeWeights(5, PerChannel(), rounding=Nearest()))
@@ -391,6 +392,10 @@ def test_bits_that_a_network_cannot_have_are_told_by_the_option(
         (
             "bits_to_pack:bare",
             "bits_to_pack:bare cannot be quantised: it has no convolution and no linear layer",
+        ),
+        (
+            "bits_to_pack:packed",
+            "bits_to_pack:packed cannot be quantised: the network is already quantised by torch.ao",
         ),
     ):
         network, *rest = arguments.split()

@@ -67,7 +67,9 @@ def bench(
     shape: Annotated[
         str | None,
         typer.Option(
-            "--input", help="the input's shape, as 1x3x224x224; left out: what each network was made for"
+            "--input",
+            help="the input's shape, as 1x3x224x224, which it is too where it is left out and nothing tells what a network "
+            "was made for",
         ),
     ] = None,
     predict: Annotated[

@@ -127,15 +127,13 @@ def _quantised(
     """The network with its weights at `bits` bits, by GPTQ with corrected biases, saved."""
     from tenfold.cli.options import read_task
     from tenfold.compress import Recipe, Run, apply_recipe, save
-    from tenfold.compress.quantize import PerChannel, QuantizeWeights
-    from tenfold.compress.technique import quantized, unrunnable
+    from tenfold.compress.quantize import PerChannel, QuantizeWeights, is_quantized
+    from tenfold.compress.technique import unrunnable
     from tenfold.errors import PackError
 
-    task, technique = (
-        read_task(network, data, "accuracy", image_size, base),
-        QuantizeWeights(bits, PerChannel()),
-    )
-    if quantized(task.model):
+    task = read_task(network, data, "accuracy", image_size, base)
+    technique = QuantizeWeights(bits, PerChannel())
+    if is_quantized(task.model):
         raise PackError(
             f"--bits {bits}: {network} is quantised already; pack it as it is, without --bits and --data, or give the "
             "float network that it was made of"

@@ -46,13 +46,14 @@ def register(
     key = operator_name(name)
     MACS[key] = macs or _nothing
     OTHER_FLOPS[key] = other_flops or _nothing
-    if integers:
-        INTEGERS.add(key.removeprefix("aten::"))
+    (INTEGERS.add if integers else INTEGERS.discard)(key.removeprefix("aten::"))
     formulas_of.cache_clear()
 
 
 def is_of_integers(op: str) -> bool:
-    """Whether only quantised networks call this operator, named as in `OperatorCost.op`; all of PyTorch's are."""
+    """Whether only quantised networks call this operator (named as in `OperatorCost.op`): those of PyTorch's library
+    `quantized` too.
+    """
     return op in INTEGERS or op.startswith("quantized")
 
 
