@@ -7,6 +7,7 @@ import io
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,26 @@ def test_every_change_keeps_shapes_and_the_network_is_left_alone(task: Task) -> 
             changed = change.apply(weight)
             assert changed is None or (changed.shape == weight.shape and changed.dtype == weight.dtype)
             assert changed is None or not torch.equal(changed, weight)
+
+
+def test_a_time_that_ends_it_early_is_what_is_left(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tenth of a second a figure, with time for four of them, a quarter is gone after the first."""
+    clock = iter(0.1 * n for n in range(10_000))
+    now = [0.0]
+
+    def steps(*_: object) -> Iterator[str]:
+        for _each in range(1000):
+            now[0] = next(clock)
+            yield "a figure"
+
+    told: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.compress.blame._steps", steps)
+        patch.setattr("tenfold.compress.blame.time.monotonic", lambda: now[0])
+        blame(task, ["int8"], run=Run(deadline=0.35, progress=lambda share, text: told.append(share)))
+    assert told == sorted(told)
+    assert told[1] == pytest.approx(0.1 / 0.35)
+    assert told[-2:] == [1.0, 1.0]
 
 
 def test_a_deadline_leaves_out_the_less_telling_and_says_so(task: Task) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -134,8 +135,10 @@ def blame(
     )
     steps = _steps(bench, table)
     total = len(names) * (1 + 3 * len(bench.layers))  # at most: a change may leave layers out
+    began, limit = time.monotonic(), max(run.seconds_left(), 1e-9)
     for done, text in enumerate(steps, start=1):
-        run.progress(min(done / total, 1.0), text)
+        spent = (time.monotonic() - began) / limit  # nothing where there is no deadline
+        run.progress(min(max(done / total, spent), 1.0), text)
         if run.seconds_left() <= 0:
             table.finished = False
             break
