@@ -20,6 +20,7 @@ from tenfold.errors import RecipeError
 from tenfold.naming import described, nearest
 
 Keys = tuple[str | int, ...]
+WORDS = {bool: "true or false", int: "a whole number", str: "text"}  # plain types, as messages call them
 
 # YAML 1.1 reads "1e-3" as text, for want of a dot; people mean the number.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -124,8 +125,7 @@ def _decode_plain(hint: type, value: Any, keys: Keys, name: str) -> Any:
             return value
         raise CodingError(keys, f"{name} must be a finite number, not {short(value)}")
     if type(value) is not hint:
-        word = {bool: "true or false", int: "a whole number", str: "text"}[hint]
-        raise CodingError(keys, f"{name} must be {word}, not {short(value)}")
+        raise CodingError(keys, f"{name} must be {WORDS[hint]}, not {short(value)}")
     return value
 
 

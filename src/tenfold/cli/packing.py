@@ -126,7 +126,7 @@ def _quantised(
 ) -> Path:
     """The network with its weights at `bits` bits, by GPTQ with corrected biases, saved."""
     from tenfold.cli.options import read_task
-    from tenfold.compress import Recipe, Run, apply_recipe, save
+    from tenfold.compress import Run, Step, save
     from tenfold.compress.quantize import PerChannel, QuantizeWeights, is_quantized
     from tenfold.compress.technique import unrunnable
     from tenfold.errors import PackError
@@ -143,5 +143,6 @@ def _quantised(
         raise PackError(f"--bits {bits}: {network} cannot be quantised: {'; '.join(map(str, problems))}")
     with err.status("quantising …") as status:
         run = Run(progress=lambda done, what: status.update(f"{done:4.0%} {what}"))
-        model, steps = apply_recipe(Recipe((technique,)), task, run)
-    return save(folder, model, steps, inputs=task.example(1), base=task.base)
+        applied = technique.apply(task.model, task, run)
+    steps = (Step(technique, applied.resolved),)
+    return save(folder, applied.model, steps, inputs=task.example(1), base=task.base)

@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from tenfold.coding import encode
+from tenfold.coding import WORDS, encode
 from tenfold.compress import named_recipes
 from tenfold.compress.registry import technique_class, technique_names
 from tenfold.errors import RecipeError
 from tenfold.naming import nearest
 
 WIDE = 30  # characters, to which what may be given is pushed
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+PLAIN = WORDS | {float: "a number", type(None): "null"}
 
 
 def technique_page(name: str) -> str:
@@ -64,4 +64,4 @@ def _said(hint: Any) -> str:
         return f"a mapping of names to {_said(arguments[1])}"
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return " or ".join(str(encode(each)) for each in hint)
-    return WORDS.get(hint, f"{{type: {getattr(hint, '__name__', hint)}}}")
+    return PLAIN.get(hint, f"{{type: {getattr(hint, '__name__', hint)}}}")

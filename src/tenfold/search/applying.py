@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tenfold.errors import OutputError, RecipeError, memory_reported
 from tenfold.files import beside
 from tenfold.naming import described
 from tenfold.search.clock import Report, silent
-from tenfold.search.scoring import answers_on
+from tenfold.search.scoring import Runner, answers_on
 from tenfold.search.serving import FILES, serve, verified
 from tenfold.training import joint_teacher, place_for, training_place
 
@@ -104,10 +105,8 @@ def apply_to_folder(
         runner = artifact.session(device.threads)
         checked = verified(model, runner, task)
         began = time.monotonic()
-        found = answers_on(runner, task.validation, lambda done: report("scoring", done, "validation"))
-        assert found is not None  # for there is no limit on the time
-        assert callable(task.metric)  # `Task` looks names up
-        score = checked_score(task.metric, found.outputs, found.targets)
+        score = _score(runner, task, lambda done: report("scoring", done, "validation"))
+        assert score is not None  # for there is no limit on the time
         seconds = max(ORIGINAL_SECONDS, ORIGINAL_TIMES * (time.monotonic() - began))
         size = artifact.size_bytes
         if folder.exists():
@@ -128,15 +127,9 @@ def _beside_the_original(made: Made, task: Task, device: Device, seconds: float,
             report("original", 0.0, "exporting it, to compare")
             artifact = deploy_onnx(task.model, task.example(2), working / "model.onnx")
             size = artifact.size_bytes
-            found = answers_on(
-                artifact.session(device.threads),
-                task.validation,
-                lambda done: report("original", done, "validation"),
-                seconds,
-            )
-            if found is not None:
-                assert callable(task.metric)
-                score = checked_score(task.metric, found.outputs, found.targets)
+            runner = artifact.session(device.threads)
+            score = _score(runner, task, lambda done: report("original", done, "validation"), seconds)
+            if score is not None:
                 return replace(made, original_bytes=size, original_score=score)
             untold = f"it would take more than {seconds:.0f} s"
     except KeyboardInterrupt:
@@ -144,6 +137,17 @@ def _beside_the_original(made: Made, task: Task, device: Device, seconds: float,
     except Exception as error:
         untold = described(error)
     return replace(made, original_bytes=size, original_untold=untold)
+
+
+def _score(
+    runner: Runner, task: Task, progress: Callable[[float], None], seconds: float = math.inf
+) -> float | None:
+    """On the validation examples; None where that would take more than so many seconds."""
+    found = answers_on(runner, task.validation, progress, seconds)
+    if found is None:
+        return None
+    assert callable(task.metric)  # `Task` looks names up
+    return checked_score(task.metric, found.outputs, found.targets)
 
 
 def _check_teaching(recipe: Recipe, task: Task, teachers: Mapping[str, nn.Module], trains: bool) -> None:

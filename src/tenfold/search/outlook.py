@@ -25,9 +25,8 @@ TRIAL_EXAMPLES, TRIALS_SHARE = 1000, 0.1  # that are trained on to find a pace, 
 CUT_SECONDS = 3.0  # for cutting a structure out of the network
 SHORTEST_HEALING = 2.0  # seconds
 FEWEST_FIRST, FEWEST_NEXT = 0.5, 3.0  # passes below which the first finalist, or another, is not begun
-ROUNDING = (
-    2.0  # times as long as plain INT8 takes what is stored in fewer bits: its weights are rounded with care
-)
+# What is stored in fewer bits takes so many times as long as plain INT8: its weights are rounded with care.
+ROUNDING = 2.0
 PLAIN = {"fp32": ORIGINAL, "int8-static": PLAIN_INT8}
 
 

@@ -14,13 +14,22 @@ from tenfold.errors import NetworkError
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
+def not_finite(model: nn.Module) -> list[Problem]:
+    """The parameters and buffers that hold NaN or infinity."""
+    return [
+        Problem(name, "its values hold NaN or infinity; train or load the network again")
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+
+
 def check_finite(model: nn.Module) -> None:
-    """Raise a `NetworkError` that names the first parameter or buffer with NaN or infinity in it, or without values."""
+    """Raise a `NetworkError` that names the first parameter or buffer without values, or with NaN or infinity in it."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
             raise NetworkError(f"{name} is on the meta device: it has no values; load weights first")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NetworkError(f"{name}: its values hold NaN or infinity; train or load the network again")
+    for problem in not_finite(model):
+        raise NetworkError(str(problem))
 
 
 def without_layers(model: nn.Module) -> list[Problem]:

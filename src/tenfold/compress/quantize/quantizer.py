@@ -16,7 +16,7 @@ from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware_static import train_static
 from tenfold.compress.quantize.bias import correct_biases, output_means
 from tenfold.compress.quantize.capture import attribute, shape_of
-from tenfold.compress.quantize.checks import captured, check_finite, check_type, without_layers
+from tenfold.compress.quantize.checks import captured, check_finite, check_type, not_finite, without_layers
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.examples import LARGEST_INPUT, correction_inputs, timed_batches
 from tenfold.compress.quantize.grid import PerChannel, PerGroup, PerTensor, ZeroPoint
@@ -167,11 +167,7 @@ class Quantize:
         """Weights that are not finite, nothing to quantise, a quantised network, options and patterns of no effect."""
         if already := quantized(model):
             return already
-        problems = misplaced(model, task) or [
-            Problem(name, "its values hold NaN or infinity; train or load the network again")
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-        ]
+        problems = misplaced(model, task) or not_finite(model)
         if target.runtime != "onnxruntime":
             text = f"INT8 runs in onnxruntime; {target.runtime} would compute its floats, slower than before"
             problems.append(Problem("", text))

@@ -147,10 +147,10 @@ def codes_by_gptq(
     # Each refinement only where what it learns on one half holds on the other.
     best, least = tried[damping], errors[damping]
     following = codes(first, damping, True)
-    err = error(following[1])
-    follow = err < least
+    least_following = error(following[1])
+    follow = least_following < least
     if follow:
-        best, least = following, err
+        best, least = following, least_following
     again = error(descended(*best, first.rounded, grid, damping=damping)) < least
     towards, found = codes(whole, damping, follow)
     return grid, descended(towards, found, whole.rounded, grid, damping=damping) if again else found

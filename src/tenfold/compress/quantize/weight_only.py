@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from tenfold.compress.quantize.allocation import Average
 from tenfold.compress.quantize.aware import train_aware
 from tenfold.compress.quantize.bits import bits_by_layer
 from tenfold.compress.quantize.capture import attribute, rebuilt
-from tenfold.compress.quantize.checks import captured, check_finite, check_type, without_layers
+from tenfold.compress.quantize.checks import captured, check_finite, check_type, not_finite, without_layers
 from tenfold.compress.quantize.equalize import equalize
 from tenfold.compress.quantize.examples import BATCH, LARGEST_INPUT, correction_inputs
 from tenfold.compress.quantize.grid import BITS, Granularity, Grid, PerGroup, ZeroPoint
@@ -71,11 +70,7 @@ class QuantizeWeights:
         """Weights that are not finite, a network without layers to quantise, or one quantised already."""
         if already := quantized(model):
             return already
-        problems = misplaced(model, task) or [
-            Problem(name, "its values hold NaN or infinity; train or load the network again")
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-        ]
+        problems = misplaced(model, task) or not_finite(model)
         return problems + without_layers(model)
 
     def apply(self, model: nn.Module, task: Task, run: Run) -> Applied:
